@@ -1,0 +1,1 @@
+"""Grid files: one question each, declarations only."""

@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("OPD_SHARED", ROOT.parent / "shared"))
+
+
+def shared(path: str) -> Path:
+    """A file of the optional test data; the test is skipped, with the reason, where it is absent."""
+    found = SHARED / path
+    if not found.exists():
+        pytest.skip(f"test data '{path}' is absent (set OPD_SHARED to the folder that holds it)")
+    return found

@@ -1,0 +1,1 @@
+"""Reference trainer for on-policy distillation: objectives as values, a loop that yields records."""

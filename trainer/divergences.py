@@ -1,0 +1,47 @@
+"""Divergences between next-token distributions, unreduced over tokens: `[…, V]` log-probs → `[…]` nats.
+
+All take log-probabilities in float32. An id that both models exclude (−inf in both) contributes nothing to value or
+gradient; an id that only the second argument of a KL excludes makes it infinite, as it should.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def entropy(logp: Tensor) -> Tensor:
+    """H(p) = −Σ p log p."""
+    return -_expectation(logp, logp)
+
+
+def kl(logp: Tensor, logq: Tensor) -> Tensor:
+    """KL(p ‖ q) = Σ p (log p − log q). Reverse KL of distillation is `kl(student, teacher)`."""
+    present = logp > -torch.inf
+    # Both sides are masked before the subtraction: (−inf) − (−inf) would poison the gradient of the sum.
+    gap = torch.where(present, logp, 0.0) - torch.where(present, logq, 0.0)
+    return (torch.where(present, logp, -torch.inf).exp() * gap).sum(-1)
+
+
+def generalised_jsd(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
+    """Generalised Jensen–Shannon divergence of GKD (arXiv 2306.13649): m = β·Q + (1−β)·S,
+    β·KL(Q ‖ m) + (1−β)·KL(S ‖ m).
+
+    The ends are taken as the limits that the field uses: β = 0 is forward KL(Q ‖ S), β = 1 reverse KL(S ‖ Q).
+    """
+    if beta == 0.0:
+        return kl(teacher, student)
+    if beta == 1.0:
+        return kl(student, teacher)
+    either = (student > -torch.inf) | (teacher > -torch.inf)
+    parts = torch.stack([teacher + math.log(beta), student + math.log1p(-beta)])
+    # Where both are −inf, logsumexp has no gradient; such ids are outside of the mixture altogether.
+    mixture = torch.where(either, torch.where(either, parts, 0.0).logsumexp(0), -torch.inf)
+    return beta * kl(teacher, mixture) + (1.0 - beta) * kl(student, mixture)
+
+
+def _expectation(logp: Tensor, values: Tensor) -> Tensor:
+    present = logp > -torch.inf
+    return (torch.where(present, logp, -torch.inf).exp() * torch.where(present, values, 0.0)).sum(-1)

@@ -1,0 +1,104 @@
+"""Losses per token. `target` reads the scores once, when the batch is planned; the call runs on micro-batches.
+
+A policy gradient needs the sampled token and differentiates its log-probability; a divergence differentiates through
+whole distributions. They are different types because a divergence used as an advantage has no useful gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from trainer.divergences import generalised_jsd
+from trainer.quantities import LogRatio, Quantity
+from trainer.scores import Scores
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """What a micro-batch, or a chunk of one, hands to a loss. Leading dimensions are free: `[B,T]` or `[N]`."""
+
+    logprobs: Tensor  # […] log S(y_t) with gradient
+    student: Tensor | None = None  # […,V] log-probs with gradient; only for losses that need logits
+    teacher: Tensor | None = None  # […,V] log-probs
+
+
+@dataclass(frozen=True)
+class PolicyGradient:
+    """−reward · ratio with ratio = S / S_old, optionally with PPO's clip: max(−A r, −A clip(r, 1−ε, 1+ε')).
+
+    `reward` is detached: its gradient is REINFORCE's. With one update per rollout batch the ratio is 1.
+    """
+
+    reward: Quantity = LogRatio()
+    clip: float | None = 0.2
+    clip_high: float | None = None  # ε' where it differs from ε
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logprobs"})
+
+    def target(self, scores: Scores) -> Tensor:
+        """[B,T] the reward of each sampled token."""
+        return self.reward(scores)
+
+    def __call__(self, tokens: Tokens, old_logprobs: Tensor, reward: Tensor) -> Tensor:
+        ratio = (tokens.logprobs - old_logprobs).exp()
+        loss = -reward * ratio
+        if self.clip is None:
+            return loss
+        high = self.clip if self.clip_high is None else self.clip_high
+        return torch.maximum(loss, -reward * ratio.clamp(1.0 - self.clip, 1.0 + high))
+
+
+@dataclass(frozen=True)
+class TopK:
+    """A support of `k` ids instead of the vocabulary.
+
+    `of` says whose k most likely ids; `tail` "bucket" lumps the rest of both distributions into one extra outcome,
+    "renormalise" rescales both to the support, "drop" leaves the sums incomplete.
+    """
+
+    k: int
+    of: Literal["teacher", "student"] = "teacher"
+    tail: Literal["bucket", "renormalise", "drop"] = "bucket"
+
+    def __call__(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probs `[…,V]` of both → `[…,k]` or `[…,k+1]` of both."""
+        chosen = (teacher if self.of == "teacher" else student.detach()).topk(min(self.k, student.shape[-1]), -1).indices
+        return self._restrict(student, chosen), self._restrict(teacher, chosen)
+
+    def _restrict(self, logp: Tensor, chosen: Tensor) -> Tensor:
+        head = logp.gather(-1, chosen)
+        if self.tail == "drop" or chosen.shape[-1] == logp.shape[-1]:
+            return head
+        if self.tail == "renormalise":
+            return head - head.logsumexp(-1, keepdim=True)
+        rest = logp.scatter(-1, chosen, -torch.inf).logsumexp(-1, keepdim=True)
+        return torch.cat([head, rest], -1)
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Generalised Jensen–Shannon between student and teacher: `beta` 1 is reverse KL(S‖Q), 0 forward KL(Q‖S)."""
+
+    beta: float = 1.0
+    support: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+
+    def target(self, scores: Scores) -> None:
+        return None
+
+    def __call__(self, tokens: Tokens, old_logprobs: Tensor, reward: None) -> Tensor:
+        if tokens.student is None or tokens.teacher is None:
+            raise ValueError("a divergence needs the distributions of student and teacher, got log-probs only")
+        student, teacher = tokens.student, tokens.teacher
+        if self.support is not None:
+            student, teacher = self.support(student, teacher)
+        return generalised_jsd(student, teacher, self.beta)
+
+
+Loss = PolicyGradient | Divergence

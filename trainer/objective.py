@@ -1,0 +1,195 @@
+"""An objective is a frozen value: planned once on the whole rollout batch, executed on micro-batches.
+
+    plan = objective.plan(scores)                       # no gradient: filters, weights, denominators
+    loss = objective.loss(plan, tokens, rows=rows)      # a weighted sum; parts sum to the whole
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.filters import Filter, KeepAll
+from trainer.losses import Loss, Tokens
+from trainer.scores import Block, Scope, Scores, scope_reads, segment_sum, segments
+from trainer.weights import Uniform, Weight
+
+__all__ = ["Block", "Objective", "Plan", "Scores", "SequenceMean", "SumOver", "Term", "TermPlan", "TokenMean", "Tokens"]
+
+
+# --- reductions: the denominators -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TokenMean:
+    """Mean over the valid tokens of the kept rollouts of each population of `scope`; populations count by their rows.
+
+    `batch` is the global token mean. `Block(m)` is what a trainer does that averages inside micro-batches of m rows
+    and then over them (FiRe-OPD as released).
+    """
+
+    scope: Scope = "batch"
+
+    def __call__(self, scores: Scores, keep: Tensor) -> Tensor:
+        ids = segments(scores, self.scope)
+        tokens = segment_sum(torch.where(keep, scores.lengths, 0).float(), ids)
+        share = segment_sum(torch.ones_like(tokens), ids) / len(keep)
+        return torch.where(tokens > 0, share / tokens.clamp(min=1), 0.0)
+
+
+@dataclass(frozen=True)
+class SequenceMean:
+    """Mean over kept rollouts of their token means: every rollout counts the same."""
+
+    def __call__(self, scores: Scores, keep: Tensor) -> Tensor:
+        return keep.float() / (scores.lengths.clamp(min=1) * keep.sum().clamp(min=1))
+
+
+@dataclass(frozen=True)
+class SumOver:
+    """Sum over tokens divided by a constant."""
+
+    constant: float
+
+    def __call__(self, scores: Scores, keep: Tensor) -> Tensor:
+        return torch.full((len(keep),), 1.0 / self.constant, device=keep.device)
+
+
+Reduction = Callable[[Scores, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class TruncatedImportance:
+    """min(S / S_rollout, cap) per token: corrects for an engine whose probabilities differ from the trainer's.
+
+    It multiplies the policy-gradient terms. Set by the run, not by a method, so that every arm has the same one.
+    """
+
+    cap: float = 5.0
+
+    def __call__(self, scores: Scores) -> Tensor:
+        return (scores.logprobs - scores.read("rollout_logprobs")).exp().clamp(max=self.cap)
+
+
+# --- objective and plan ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Term:
+    """One loss with its token weight and its coefficient in the sum."""
+
+    loss: Loss
+    weight: Weight = Uniform()
+    coef: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class TermPlan:
+    """Finished numbers of one term."""
+
+    coef: Tensor  # [B,T] or [N]: weight × keep × mask ÷ denominator × the term's coefficient
+    reward: Tensor | None  # same shape; None for a divergence
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All that an objective needs from the batch. `[B,T]`; `tokens` flattens it to the valid tokens."""
+
+    mask: Tensor  # [B,T] bool
+    old_logprobs: Tensor  # [B,T]
+    keep: Tensor  # [B] bool
+    terms: tuple[TermPlan, ...]
+
+    @property
+    def live(self) -> Tensor:
+        """Bool, shape of `mask`: tokens that receive any gradient."""
+        return torch.stack([term.coef != 0 for term in self.terms]).any(0)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Plan:
+        """The plan with `change` applied to every per-token tensor (a selection of rows or of tokens)."""
+        terms = tuple(
+            TermPlan(change(term.coef), None if term.reward is None else change(term.reward)) for term in self.terms
+        )
+        return Plan(change(self.mask), change(self.old_logprobs), self.keep, terms)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A weighted sum of losses over tokens, with a trajectory filter and a reduction."""
+
+    terms: tuple[Term, ...]
+    keep: Filter = KeepAll()
+    reduce: Reduction = TokenMean()
+    mismatch: TruncatedImportance | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the teacher must provide: a subset of `logprobs`, `entropy`, `logits`."""
+        found = frozenset({"logprobs"}).union(*(term.loss.needs for term in self.terms))
+        if "teacher_entropy" in self.reads:
+            found |= {"entropy"}
+        if self.reads & {"reverse_kl", "forward_kl"}:
+            found |= {"logits"}
+        return found
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The optional fields of `Scores` that its blocks read."""
+        found = _reads(self)
+        return found | {"rollout_logprobs"} if self.mismatch else found
+
+    @torch.no_grad()
+    def plan(self, scores: Scores) -> Plan:
+        """Filters, weights and denominators of the whole batch.
+
+        Raises:
+            UserError: if `scores` lacks a field that a block reads.
+        """
+        keep = self.keep(scores)
+        share = torch.where(keep, self.reduce(scores, keep), 0.0)[:, None]
+        share = torch.where(scores.mask, share, 0.0)
+        corrected = share * self.mismatch(scores) if self.mismatch else share
+        terms = []
+        for term in self.terms:
+            reward = term.loss.target(scores)
+            base = share if reward is None else corrected
+            terms.append(TermPlan(term.coef * base * term.weight(scores), reward))
+        return Plan(scores.mask, scores.logprobs, keep, tuple(terms))
+
+    def loss(self, plan: Plan, tokens: Tokens | Tensor, rows: Tensor | None = None) -> Tensor:
+        """The surrogate whose gradient is the update; scalar, nats.
+
+        Args:
+            plan: of the whole batch, or any `map` of it.
+            tokens: the student's log-probs with gradient, shaped like the plan's tensors (or like its `rows`).
+            rows: indices of the rollouts that `tokens` holds. Over a split of the rows the parts sum to the whole.
+        """
+        if rows is not None:
+            plan = plan.map(lambda x: x[rows])
+        if isinstance(tokens, Tensor):
+            tokens = Tokens(tokens)
+        # Masked before any arithmetic: a dead position may hold anything, −inf and NaN included.
+        live = plan.live
+        tokens = Tokens(torch.where(live, tokens.logprobs, plan.old_logprobs), tokens.student, tokens.teacher)
+        total = tokens.logprobs.new_zeros(())
+        for term, part in zip(self.terms, plan.terms, strict=True):
+            value = term.loss(tokens, plan.old_logprobs, part.reward)  # type: ignore[arg-type]
+            total = total + (part.coef * torch.where(part.coef != 0, value, 0.0)).sum()
+        return total
+
+
+def _reads(block: Any) -> frozenset[str]:
+    """Fields of `Scores` read by a block and, through its dataclass fields, by the blocks inside it."""
+    if isinstance(block, tuple):
+        return frozenset().union(*map(_reads, block))
+    if not is_dataclass(block) or isinstance(block, type):
+        return frozenset()
+    found: frozenset[str] = frozenset() if isinstance(block, Objective) else getattr(type(block), "reads", frozenset())
+    for field in fields(block):
+        value = getattr(block, field.name)
+        found |= scope_reads(value) if field.name == "scope" else _reads(value)
+    return found

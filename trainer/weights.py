@@ -1,0 +1,141 @@
+"""Token weights: pure functions `Scores → [B,T] ≥ 0`.
+
+A weight never sees the filter: its statistics run over all valid tokens of their scope, dropped rollouts included,
+as in every released implementation. Selection is a weight of zeros and ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.quantities import Quantity
+from trainer.scores import Scope, Scores, per_segment, segments, token_mean, uniform
+
+Weight = Callable[[Scores], Tensor]
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """1 on every token: the neutral weight."""
+
+    def __call__(self, scores: Scores) -> Tensor:
+        return torch.ones_like(scores.logprobs)
+
+
+@dataclass(frozen=True)
+class Boost:
+    """1 + gain·q for a quantity q in [0,1]."""
+
+    of: Quantity
+    gain: float = 1.0
+
+    def __call__(self, scores: Scores) -> Tensor:
+        return 1.0 + self.gain * self.of(scores)
+
+
+@dataclass(frozen=True)
+class Times:
+    """The product of two weights."""
+
+    a: Weight
+    b: Weight
+
+    def __call__(self, scores: Scores) -> Tensor:
+        return self.a(scores) * self.b(scores)
+
+
+@dataclass(frozen=True)
+class MeanOne:
+    """`of` divided by its mean over the valid tokens of `scope` (FiRe-OPD eq. 8: per trajectory).
+
+    A population whose weights are all zero stays zero.
+    """
+
+    of: Weight
+    scope: Scope = "trajectory"
+
+    def __call__(self, scores: Scores) -> Tensor:
+        weight = self.of(scores)
+        mean = token_mean(weight, scores, self.scope)[:, None]
+        return torch.where(mean > 0, weight / torch.where(mean > 0, mean, 1.0), 0.0)
+
+
+@dataclass(frozen=True)
+class TopFraction:
+    """1 on the `fraction` of the scope's tokens with the largest `of`, 0 elsewhere (at least one token)."""
+
+    of: Quantity
+    fraction: float = 0.5
+    scope: Scope = "batch"
+
+    def __call__(self, scores: Scores) -> Tensor:
+        values = self.of(scores)
+        weight = torch.zeros_like(values)
+        keys = _token_keys(scores)
+
+        def choose(where: Tensor) -> None:
+            weight[where] = _largest(values[where], keys[where], self.fraction)
+
+        per_segment(segments(scores, self.scope), scores.mask, choose)
+        return weight
+
+
+@dataclass(frozen=True)
+class RandomMask:
+    """1 on a random `fraction` of the scope's tokens: the control of every hard selection."""
+
+    fraction: float = 0.5
+    seed: int = 0
+    scope: Scope = "batch"
+
+    def __call__(self, scores: Scores) -> Tensor:
+        return TopFraction(_Noise(self.seed), self.fraction, self.scope)(scores)
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """The weights of `of` dealt out at random among the scope's tokens: same spread, no information (control)."""
+
+    of: Weight
+    seed: int = 0
+    scope: Scope = "batch"
+
+    def __call__(self, scores: Scores) -> Tensor:
+        weight = self.of(scores).clone()
+        noise = _Noise(self.seed)(scores)
+
+        def deal(where: Tensor) -> None:
+            # Sorted first: which token receives which weight then depends on the keys alone, not on row order.
+            weight[where] = weight[where].sort().values[noise[where].argsort().argsort()]
+
+        per_segment(segments(scores, self.scope), scores.mask, deal)
+        return weight
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """Uniform noise per token, a function of (rollout identity, position, seed)."""
+
+    seed: int
+
+    def __call__(self, scores: Scores) -> Tensor:
+        return _token_keys(scores, self.seed)
+
+
+def _token_keys(scores: Scores, seed: int = -1) -> Tensor:
+    positions = torch.arange(scores.mask.shape[1], device=scores.mask.device)
+    return uniform(scores.keys()[:, None], positions[None, :], seed)
+
+
+def _largest(values: Tensor, keys: Tensor, fraction: float) -> Tensor:
+    """0/1 over a flat tensor: the round(fraction·n), at least one, largest; ties are broken by `keys`."""
+    count = max(1, round(fraction * len(values)))
+    by_key = keys.argsort()
+    order = by_key[values[by_key].argsort(descending=True, stable=True)]
+    chosen = torch.zeros_like(values)
+    chosen[order[:count]] = 1.0
+    return chosen
