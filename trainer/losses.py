@@ -67,7 +67,9 @@ class TopK:
 
     def __call__(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probs `[…,V]` of both → `[…,k]` or `[…,k+1]` of both."""
-        chosen = (teacher if self.of == "teacher" else student.detach()).topk(min(self.k, student.shape[-1]), -1).indices
+        chosen = (
+            (teacher if self.of == "teacher" else student.detach()).topk(min(self.k, student.shape[-1]), -1).indices
+        )
         return self._restrict(student, chosen), self._restrict(teacher, chosen)
 
     def _restrict(self, logp: Tensor, chosen: Tensor) -> Tensor:

@@ -9,10 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trainer.errors import UserError
-from trainer.filters import DropBottom, DropRandom, KeepAll
+from trainer.filters import DropBottom, DropRandom
 from trainer.losses import Divergence, PolicyGradient
 from trainer.objective import Block, Objective, Scores, Term, TokenMean
-from trainer.quantities import Complement, ReverseKL, SoftOr, StudentEntropy, TeacherEntropy, UnitMax, UnitMinMax
+from trainer.quantities import (
+    Complement,
+    ReverseKL,
+    SoftOr,
+    StudentEntropy,
+    TeacherEntropy,
+    UnitMax,
+    UnitMinMax,
+)
 from trainer.scores import Scope
 from trainer.weights import Boost, MeanOne, RandomMask, Shuffled, Times, TopFraction, Weight
 
@@ -29,9 +37,7 @@ def fire_weight(alpha: float = 1.0, beta: float = 1.0, scope: Scope = "batch") -
     return Times(Boost(confidence, alpha), Boost(confusion, beta))
 
 
-def fire_released(
-    percentile: float = 20.0, alpha: float = 1.0, beta: float = 1.0, micro_batch: int = 1
-) -> Objective:
+def fire_released(percentile: float = 20.0, alpha: float = 1.0, beta: float = 1.0, micro_batch: int = 1) -> Objective:
     """The arithmetic of the released FiRe-OPD code, in which every statistic sees one micro-batch.
 
     Quantile, entropy maxima, weight mean and token mean run over consecutive blocks of `micro_batch` rollouts

@@ -1,7 +1,7 @@
 """An objective is a frozen value: planned once on the whole rollout batch, executed on micro-batches.
 
-    plan = objective.plan(scores)                       # no gradient: filters, weights, denominators
-    loss = objective.loss(plan, tokens, rows=rows)      # a weighted sum; parts sum to the whole
+plan = objective.plan(scores)                       # no gradient: filters, weights, denominators
+loss = objective.loss(plan, tokens, rows=rows)      # a weighted sum; parts sum to the whole
 """
 
 from __future__ import annotations
@@ -18,7 +18,18 @@ from trainer.losses import Loss, Tokens
 from trainer.scores import Block, Scope, Scores, scope_reads, segment_sum, segments
 from trainer.weights import Uniform, Weight
 
-__all__ = ["Block", "Objective", "Plan", "Scores", "SequenceMean", "SumOver", "Term", "TermPlan", "TokenMean", "Tokens"]
+__all__ = [
+    "Block",
+    "Objective",
+    "Plan",
+    "Scores",
+    "SequenceMean",
+    "SumOver",
+    "Term",
+    "TermPlan",
+    "TokenMean",
+    "Tokens",
+]
 
 
 # --- reductions: the denominators -----------------------------------------------------------------------------
@@ -60,19 +71,6 @@ class SumOver:
 
 
 Reduction = Callable[[Scores, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class TruncatedImportance:
-    """min(S / S_rollout, cap) per token: corrects for an engine whose probabilities differ from the trainer's.
-
-    It multiplies the policy-gradient terms. Set by the run, not by a method, so that every arm has the same one.
-    """
-
-    cap: float = 5.0
-
-    def __call__(self, scores: Scores) -> Tensor:
-        return (scores.logprobs - scores.read("rollout_logprobs")).exp().clamp(max=self.cap)
 
 
 # --- objective and plan ---------------------------------------------------------------------------------------
@@ -119,17 +117,27 @@ class Plan:
 
 @dataclass(frozen=True)
 class Objective:
-    """A weighted sum of losses over tokens, with a trajectory filter and a reduction."""
+    """A weighted sum of losses over tokens, with a trajectory filter and a reduction.
+
+    `importance_cap` c multiplies policy-gradient terms by min(S / S_rollout, c) per token: truncated importance
+    weights against an engine whose probabilities differ from the trainer's. The run sets it, not a method, so that
+    every arm of a comparison has the same one.
+    """
 
     terms: tuple[Term, ...]
     keep: Filter = KeepAll()
     reduce: Reduction = TokenMean()
-    mismatch: TruncatedImportance | None = None
+    importance_cap: float | None = None
+
+    @property
+    def loss_needs(self) -> frozenset[str]:
+        """What the losses themselves, after planning, must see of the teacher."""
+        return frozenset().union(*(term.loss.needs for term in self.terms))
 
     @property
     def needs(self) -> frozenset[str]:
         """What the teacher must provide: a subset of `logprobs`, `entropy`, `logits`."""
-        found = frozenset({"logprobs"}).union(*(term.loss.needs for term in self.terms))
+        found = self.loss_needs | {"logprobs"}
         if "teacher_entropy" in self.reads:
             found |= {"entropy"}
         if self.reads & {"reverse_kl", "forward_kl"}:
@@ -140,7 +148,7 @@ class Objective:
     def reads(self) -> frozenset[str]:
         """The optional fields of `Scores` that its blocks read."""
         found = _reads(self)
-        return found | {"rollout_logprobs"} if self.mismatch else found
+        return found if self.importance_cap is None else found | {"rollout_logprobs"}
 
     @torch.no_grad()
     def plan(self, scores: Scores) -> Plan:
@@ -152,7 +160,10 @@ class Objective:
         keep = self.keep(scores)
         share = torch.where(keep, self.reduce(scores, keep), 0.0)[:, None]
         share = torch.where(scores.mask, share, 0.0)
-        corrected = share * self.mismatch(scores) if self.mismatch else share
+        corrected = share
+        if self.importance_cap is not None:
+            ratio = (scores.logprobs - scores.read("rollout_logprobs")).exp()
+            corrected = share * ratio.clamp(max=self.importance_cap)
         terms = []
         for term in self.terms:
             reward = term.loss.target(scores)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -97,9 +97,8 @@ class Scores:
 
     def select(self, rows: Tensor) -> Scores:
         """The same scores for a subset or a permutation of the rollouts."""
-        picked = {
-            f.name: value[rows] if isinstance(value := getattr(self, f.name), Tensor) else value
-            for f in fields(self)
+        picked: dict[str, Any] = {
+            f.name: value[rows] if isinstance(value := getattr(self, f.name), Tensor) else value for f in fields(self)
         }
         return Scores(**picked)
 
@@ -169,7 +168,7 @@ def token_extreme(values: Tensor, scores: Scores, scope: Scope, kind: Literal["a
     return torch.where(torch.isfinite(found), found, 0.0)
 
 
-def per_segment(ids: Tensor, valid: Tensor, rule: Callable[[Tensor], Tensor]) -> None:
+def per_segment(ids: Tensor, valid: Tensor, rule: Callable[[Tensor], None]) -> None:
     """Calls `rule(where)` once per segment with the boolean selector (shape of `valid`) of its valid entries."""
     for segment in torch.unique(ids):
         chosen = ids == segment

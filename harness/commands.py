@@ -1,0 +1,375 @@
+"""What each command of the command line does. Heavy imports stay inside, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+
+Args = argparse.Namespace
+
+
+def quickstart(args: Args) -> int:
+    """The shipped grid, run and reported."""
+    from harness.grid import load_grid
+
+    return _run_grid(load_grid(Path(__file__).parent.parent / "ablations" / "quickstart.py"), args, only=[])
+
+
+def ablate(args: Args) -> int:
+    """A grid file: dry run, or run and report."""
+    from harness.grid import load_grid
+
+    grid = load_grid(args.grid)
+    return _dry_run(grid, args) if args.dry_run else _run_grid(grid, args, args.only)
+
+
+def _cells(grid: Any, only: list[str]) -> list[Any]:
+    names = [name for name, _ in grid.arms]
+    if unknown := [arm for arm in only if arm not in names]:
+        raise UserError(f"grid '{grid.name}' has no arm '{unknown[0]}': it has {', '.join(names)}")
+    return [cell for cell in grid.cells() if not only or cell.spec is None or cell.arm in only]
+
+
+def _runs(args: Args) -> Path:
+    from harness.records import RESULTS
+
+    return args.runs or RESULTS / "runs"
+
+
+def _dry_run(grid: Any, args: Args) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from trainer.config import differences
+
+    runs = _runs(args)
+    table = Table(title=f"{grid.name}: {grid.title}", title_justify="left")
+    for column in ("arm", "seed", "run", "state", "differs from the baseline in"):
+        table.add_column(column)
+    cells = _cells(grid, args.only)
+    base = next((c.spec.identity() for c in cells if c.spec and c.arm == grid.baseline), None)
+    for cell in cells:
+        folder = runs / cell.run_id
+        state = "have" if (folder / "result.json").exists() else "failed" if (folder / "failed.txt").exists() else "run"
+        changed = [f for f in differences(base, cell.spec.identity()) if f != "seed"] if base and cell.spec else []
+        table.add_row(cell.arm, str(cell.seed), cell.run_id, state, ", ".join(changed) or "—")
+    Console().print(table)
+    return 0
+
+
+def _run_grid(grid: Any, args: Args, only: list[str]) -> int:
+    from rich.console import Console
+
+    from harness.grid import collect, run_cells
+    from harness.monitor import Monitor
+    from harness.records import save, write_atomic
+
+    console = Console()
+    runs = _runs(args)
+    jobs = args.jobs if args.jobs is not None else max(1, os.cpu_count() or 1)
+    if jobs < 1:
+        raise UserError(f"option '--jobs' must be at least 1, got {jobs}")
+    cells = _cells(grid, only)
+    console.print(f"[bold]{grid.title}[/bold]: {len(cells)} cells on {jobs} processes, in {runs}")
+    with Monitor(cells, runs, console) as monitor:
+        failures = run_cells(cells, runs, jobs, monitor.update)
+    for run_id, why in failures.items():
+        console.print(f"[red]failed[/red] {run_id}: {why}", soft_wrap=True)
+    records = collect(grid, cells, runs)
+    folder = runs.parent / "runs" / f"{grid.name}-report" if args.runs is None else runs / f"{grid.name}-report"
+    save(records, folder / "records")
+    shown = [rollout for cell in cells for rollout in _rollouts(runs / cell.run_id) if cell.seed == grid.seeds[0]]
+    write_atomic(folder / "records" / "rollouts.json", json.dumps(shown))
+    page = _write(folder / "records", folder, console)
+    if args.publish:
+        page = _publish(grid.name, folder)
+    console.print(f"tables, figures and page: {page}", soft_wrap=True)
+    return 1 if failures else 0
+
+
+def _rollouts(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "rollouts.json"
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def _write(records_folder: Path, out: Path, console: Any) -> Path:
+    from harness.records import load
+    from harness.report import write_report
+    from harness.tables import caption, comparison, to_rich
+
+    records = load(records_folder)
+    frame = comparison(records)
+    console.print(to_rich(frame, records))
+    console.print(caption(frame, records), style="dim", soft_wrap=True)
+    return write_report(records, _rollouts(records_folder), out)
+
+
+def report(args: Args) -> int:
+    """Tables, figures and page of kept records."""
+    from rich.console import Console
+
+    from harness.records import RESULTS
+
+    folder = Path(args.name) if Path(args.name).is_dir() else RESULTS / "records" / args.name
+    console = Console()
+    page = _write(folder, args.out or RESULTS, console)
+    console.print(f"tables, figures and page: {page}", soft_wrap=True)
+    return 0
+
+
+def _publish(name: str, folder: Path) -> Path:
+    """Copies a report's records to where the repository keeps them, and writes the report from there."""
+    import shutil
+
+    from harness.records import RESULTS, load
+    from harness.report import write_report
+
+    kept = RESULTS / "records" / name
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(folder / "records", kept)
+    return write_report(load(kept), _rollouts(kept), RESULTS)
+
+
+def train(args: Args) -> int:
+    """One run."""
+    from rich.console import Console
+
+    from harness import assets
+    from harness.benchmarks import load_benchmark
+    from harness.monitor import single_bar
+    from harness.records import RESULTS, read_jsonl
+    from harness.run import Cell, run_cell
+    from trainer.config import Data, Machine, Optim, RunSpec
+    from trainer.methods import method
+    from trainer.rollout import Sampling
+    from trainer.settings import edit, paths
+
+    method(args.method)
+    spec = RunSpec(
+        method=args.method,
+        student=args.student,
+        teachers=_teachers(args.teacher),
+        data=Data(args.data, args.prompts, args.samples),
+        rollout=Sampling(args.max_tokens),
+        optim=Optim(lr=args.lr),
+        steps=args.steps,
+        seed=args.seed,
+        importance_cap=args.importance_cap,
+        machine=Machine(args.device, args.dtype, args.micro_batch, checkpoint_every=args.checkpoint_every),
+    )
+    of_run = {path for path, _ in paths(spec)}
+    for item in args.edits:
+        path, equals, value = item.partition("=")
+        if not equals:
+            raise UserError(f"--set takes PATH=VALUE, got '{item}'")
+        if path in of_run:
+            spec = edit(spec, path, value)
+        else:
+            edit(spec.objective(), path, value)  # refuses an unknown path before anything is written
+            from dataclasses import replace
+
+            spec = replace(spec, edits=(*spec.edits, (path, value)))
+    spec = assets.pin(spec)
+    assets.open_source(spec.data.source, spec.seed)
+    plans = []
+    for bench in args.bench:
+        loaded = load_benchmark(bench, args.data_dir)
+        plans.append(_plan(bench, loaded, args.k, args.max_tokens if not bench.startswith("toy-") else None, args.seed))
+    cell = Cell(args.method, args.seed, tuple(plans), spec, data_dir=args.data_dir)
+    console = Console()
+    with single_bar(cell.run_id, console) as update:
+        folder = run_cell(cell, RESULTS / "runs", update, args.out)
+    steps = read_jsonl(folder / "steps.jsonl")
+    first, last = steps[0], steps[-1]
+    console.print(
+        f"{spec.method}: {len(steps)} steps, KL to the teacher {first['kl']:.3f} → {last['kl']:.3f} nats, "
+        f"kept {last['kept']:.0%} of the rollouts in the last step"
+    )
+    if all(row["inert"] for row in steps) and spec.method != "opd":
+        console.print("[bold red]inert:[/bold red] every step of this run equals plain opd")
+    if plans:
+        _print_summary(folder / "eval" / f"step-{spec.steps:05d}", plans, console)
+    console.print(f"run: {folder}", soft_wrap=True)
+    return 0
+
+
+def _teachers(items: list[str]) -> tuple[tuple[str, str], ...]:
+    found: dict[str, str] = {}
+    for item in items:
+        # A model named toy:teacher-math holds no "=", a path may: only a plain word before it is a domain.
+        domain, equals, model = item.partition("=")
+        domain, model = (domain, model) if equals and domain.isidentifier() else ("", item)
+        if domain in found:
+            raise UserError(
+                f"two teachers for {'all prompts' if not domain else f'domain {domain!r}'}: name each domain once"
+            )
+        found[domain] = model
+    if "" in found and len(found) > 1:
+        raise UserError("mixing --teacher MODEL and --teacher DOMAIN=MODEL: give every teacher its domain")
+    return tuple(sorted(found.items()))
+
+
+def _plan(bench: str, loaded: Any, k: int | None, max_tokens: int | None, seed: int = 0, **sampling: Any) -> Any:
+    from harness.evaluate import EvalPlan
+
+    toy = bench.startswith("toy-")
+    return EvalPlan(
+        bench,
+        k or loaded.spec.k,
+        max_tokens or (96 if toy else 2048),
+        style=sampling.pop("style", None) or ("plain" if toy else "clean"),
+        seed=seed,
+        **sampling,
+    )
+
+
+def evaluate(args: Args) -> int:
+    """Samples and grades."""
+    import torch
+    from rich.console import Console
+
+    from harness import assets
+    from harness.benchmarks import load_benchmark
+    from harness.evaluate import ModelResponder, ReplayResponder
+    from harness.evaluate import evaluate as run_eval
+    from harness.monitor import single_bar
+    from harness.records import RESULTS
+    from harness.run import EVAL_BATCH
+    from trainer.config import digest
+    from trainer.engines import HFEngine
+    from trainer.policy import Policy, fingerprint
+    from trainer.settings import canonical
+
+    if (args.engine == "replay") != (args.responses is not None):
+        raise UserError("--engine replay and --responses FILE go together")
+    loaded = {bench: load_benchmark(bench, args.data_dir) for bench in args.bench}
+    sampling = {"temperature": args.temperature, "top_p": args.top_p, "style": args.prompt, "limit": args.limit}
+    plans = [_plan(b, loaded[b], args.k, args.max_tokens, args.seed, **sampling) for b in args.bench]
+    policy = None
+    if args.engine == "hf":
+        folder = assets.model_folder(args.model)
+        name = f"{args.model}@{fingerprint(folder)}"
+        torch.set_grad_enabled(False)
+        policy = Policy.load(folder, args.device)
+    else:
+        import hashlib
+
+        if not args.responses.is_file():
+            raise UserError(f"{args.responses} does not exist: name a JSONL file of responses")
+        name = f"replay@{hashlib.sha256(args.responses.read_bytes()).hexdigest()[:16]}"
+    identity = digest({"name": name, "plans": canonical([p for p in plans])}) if args.limit else digest({"name": name})
+    out = args.out or RESULTS / "runs" / f"eval-{Path(args.model).name.replace(':', '-')}-{identity}"
+    console = Console()
+    for bench, plan in zip(args.bench, plans, strict=True):
+        responder: Any
+        if policy is None:
+            responder = ReplayResponder(args.responses, loaded[bench])
+        else:
+            responder = ModelResponder(HFEngine(policy, EVAL_BATCH), policy, plan, name)
+        with single_bar(bench, console) as update:
+            rows = run_eval(
+                responder,
+                loaded[bench],
+                plan,
+                out,
+                lambda done, total, bench=bench, update=update: update(f"{bench} {done}/{total}", done / total),
+            )
+        (out / f"{Path(bench).stem}.rows.json").write_text(json.dumps(rows))
+    _print_summary(out, plans, console)
+    console.print(f"generations and verdicts: {out}", soft_wrap=True)
+    return 0
+
+
+def _print_summary(folder: Path, plans: list[Any], console: Any) -> None:
+    """A line per benchmark: avg@k with its interval under both checkers, and what went wrong."""
+    import pandas as pd
+    from rich.table import Table
+
+    from harness.stats import avg_at_k
+
+    table = Table(title="percent, 95 % t interval over problems", title_justify="left")
+    for column in ("benchmark", "n", "k", "strict", "paper checker", "no answer", "truncated", "tokens"):
+        table.add_column(column, justify="left" if column == "benchmark" else "right")
+    for plan in plans:
+        rows = pd.DataFrame(json.loads((folder / f"{Path(plan.bench).stem}.rows.json").read_text()))
+
+        def estimate(column: str, rows: Any = rows) -> str:
+            e = avg_at_k(rows.pivot(index="problem", columns="sample", values=column).to_numpy(dtype=float))
+            return f"{100 * e.value:.1f} [{100 * e.low:.1f}, {100 * e.high:.1f}]"
+
+        table.add_row(
+            plan.bench,
+            str(rows["problem"].nunique()),
+            str(plan.k),
+            estimate("correct"),
+            estimate("correct_paper"),
+            f"{100 * rows['answer'].isna().mean():.1f}",
+            f"{100 * (rows['finish'] == 'length').mean():.1f}",
+            f"{rows['tokens'].mean():.0f}",
+        )
+    console.print(table)
+
+
+def methods(args: Args) -> int:
+    """The method table, or one line of it explained."""
+    from rich.console import Console
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    from trainer.methods import TABLE, method
+    from trainer.settings import paths
+
+    # A pipe has no width: one line a method, so that grep works.
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    if args.name:
+        objective = method(args.name)
+        line = next(line for line in TABLE if line.name == args.name)
+        if args.json:
+            print(json.dumps(_as_json(line), indent=1))
+            return 0
+        console.print(f"[bold]{line.name}[/bold]: {line.change}\n{line.paper}", highlight=False, soft_wrap=True)
+        table = Table("path for --set", "value")
+        for path, value in paths(objective):
+            table.add_row(path, str(value))
+        console.print(table)
+        console.print(f"needs of its teacher: {', '.join(sorted(objective.needs))}")
+        return 0
+    if args.json:
+        print(json.dumps([_as_json(line) for line in TABLE], indent=1))
+        return 0
+    table = Table(title=f"{len(TABLE)} objectives; `opd methods NAME` explains one", title_justify="left", box=SIMPLE)
+    for column in ("method", "what it changes against opd", "needs", "paper"):
+        table.add_column(column, overflow="fold", no_wrap=column == "method")
+    for line in TABLE:
+        needs = "logits" if "logits" in line.objective.needs else ", ".join(sorted(line.objective.needs))
+        table.add_row(line.name, line.change, needs, line.paper.removeprefix("https://"))
+    console.print(table)
+    return 0
+
+
+def _as_json(line: Any) -> dict[str, Any]:
+    from trainer.settings import describe
+
+    objective = line.objective
+    return {
+        "name": line.name,
+        "paper": line.paper,
+        "change": line.change,
+        "objective": describe(objective),
+        "needs": sorted(objective.needs),
+        "reads": sorted(objective.reads),
+    }
+
+
+def toy(args: Args) -> int:
+    """Rebuilds the toy models."""
+    from harness.toy.build import build
+
+    build(args.out, seed=args.seed)
+    return 0

@@ -1,0 +1,126 @@
+"""A run as a frozen value, and the identity that is hashed from it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal
+
+from trainer.errors import UserError
+from trainer.methods import method
+from trainer.objective import Objective
+from trainer.rollout import Sampling
+from trainer.settings import canonical, edit
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where prompts come from and how many make a step."""
+
+    source: str  # `toy:math`, `toy:math+code`, or a JSONL file
+    prompts: int = 64  # per optimisation step
+    samples: int = 1  # rollouts per prompt
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW with a warm-up and a decay. `final` is the last learning rate as a fraction of `lr`."""
+
+    lr: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    warmup: int = 5
+    decay: Literal["linear", "cosine", "constant"] = "linear"
+    final: float = 0.1
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of step `step` (from 0) of `steps`."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        if self.decay == "constant":
+            return self.lr
+        done = (step - self.warmup) / max(1, steps - self.warmup)
+        shape = 1.0 - done if self.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+        return self.lr * (self.final + (1.0 - self.final) * shape)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What may change speed and memory but never results beyond rounding: outside of a run's identity."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    micro_batch: int = 64  # rollouts per forward and backward pass
+    engine_batch: int = 64  # rollouts decoded side by side
+    checkpoint_every: int = 10  # steps
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that determines a run.
+
+    `digests` holds the fingerprints of the model folders and the data file, so that a changed file is another run.
+    """
+
+    method: str
+    student: str
+    teachers: tuple[tuple[str, str], ...]  # (domain, model); the domain "" serves all prompts
+    data: Data
+    rollout: Sampling
+    optim: Optim = Optim()
+    steps: int = 60
+    seed: int = 0
+    edits: tuple[tuple[str, str], ...] = ()  # of the method: (path, value)
+    importance_cap: float | None = None  # truncated importance weights for engine–trainer mismatch; None = off
+    digests: tuple[tuple[str, str], ...] = ()
+    machine: Machine = field(default=Machine(), compare=False)
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"option '{name}' must be at least {least}, got {getattr(self, name)}")
+        if self.data.prompts < 1 or self.data.samples < 1:
+            raise UserError("a step needs at least one prompt and one sample per prompt")
+        if self.rollout.max_tokens < 1:
+            raise UserError(f"option 'rollout.max_tokens' must be at least 1, got {self.rollout.max_tokens}")
+        if self.rollout.top_p != 1.0 or self.rollout.temperature <= 0:
+            raise UserError("training rollouts need top-p 1 and a positive temperature: other log-probs would be wrong")
+        if self.optim.decay not in ("linear", "cosine", "constant"):
+            raise UserError(f"option 'optim.decay' is linear, cosine or constant, not '{self.optim.decay}'")
+        if not self.teachers:
+            raise UserError("a run needs a teacher: --teacher MODEL, or --teacher DOMAIN=MODEL")
+        self.objective()
+
+    def objective(self) -> Objective:
+        """The method of the table with this run's edits.
+
+        Raises:
+            UserError: for an unknown method or an unknown path in the edits.
+        """
+        found = method(self.method)
+        for path, text in self.edits:
+            found = edit(found, path, text)
+        return replace(found, importance_cap=self.importance_cap)
+
+    def identity(self) -> dict[str, str]:
+        """Canonical JSON of every field that counts, plus the objective written out. `machine` does not count."""
+        counted = {f.name: canonical(getattr(self, f.name)) for f in fields(self) if f.name != "machine"}
+        return counted | {"objective": canonical(self.objective())}
+
+    @property
+    def run_id(self) -> str:
+        """`<method>-<8 hex digits>`, the same in every process and on every machine."""
+        return f"{self.method}-{digest(self.identity())}"
+
+
+def digest(parts: dict[str, str]) -> str:
+    """First 8 hex digits of the SHA-256 of a mapping of canonical texts."""
+    return hashlib.sha256(canonical(parts).encode()).hexdigest()[:8]
+
+
+def differences(a: dict[str, str], b: dict[str, str]) -> list[str]:
+    """Names of the fields in which two identities differ."""
+    return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
