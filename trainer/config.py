@@ -74,6 +74,7 @@ class RunSpec:
     steps: int = 60
     seed: int = 0
     edits: tuple[tuple[str, str], ...] = ()  # of the method: (path, value)
+    reference: str = ""  # third model of methods that read `ref_logprobs`; "" is the student's start
     importance_cap: float | None = None  # truncated importance weights for engine–trainer mismatch; None = off
     digests: tuple[tuple[str, str], ...] = ()
     machine: Machine = field(default=Machine(), compare=False)

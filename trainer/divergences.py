@@ -35,11 +35,18 @@ def generalised_jsd(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
         return kl(teacher, student)
     if beta == 1.0:
         return kl(student, teacher)
-    either = (student > -torch.inf) | (teacher > -torch.inf)
-    parts = torch.stack([teacher + math.log(beta), student + math.log1p(-beta)])
+    middle = mixture(teacher, student, beta)
+    return beta * kl(teacher, middle) + (1.0 - beta) * kl(student, middle)
+
+
+def mixture(logp: Tensor, logq: Tensor, share: float) -> Tensor:
+    """log(share·p + (1 − share)·q), `[…, V]`; −inf where both are."""
+    if share == 0.0:
+        return logq
+    either = (logp > -torch.inf) | (logq > -torch.inf)
     # Where both are −inf, logsumexp has no gradient; such ids are outside of the mixture altogether.
-    mixture = torch.where(either, torch.where(either, parts, 0.0).logsumexp(0), -torch.inf)
-    return beta * kl(teacher, mixture) + (1.0 - beta) * kl(student, mixture)
+    parts = torch.stack([logp + math.log(share), logq + math.log1p(-share)])
+    return torch.where(either, torch.where(either, parts, 0.0).logsumexp(0), -torch.inf)
 
 
 def _expectation(logp: Tensor, values: Tensor) -> Tensor:

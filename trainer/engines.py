@@ -132,6 +132,20 @@ def _sample(ids: list[int], logprobs: list[float], ended: bool) -> Sample:
     return Sample(tuple(ids), tuple(logprobs), finish)
 
 
+class FrozenEngine:
+    """An engine whose weights a sync leaves alone: samples a teacher's rollouts for off-policy references."""
+
+    def __init__(self, engine: HFEngine) -> None:
+        self.engine = engine
+        self.version = 0
+
+    def sync(self, policy: Policy) -> None:
+        self.version += 1
+
+    def generate(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling) -> list[Sample]:
+        return self.engine.generate(prompts, seeds, sampling)
+
+
 class ScriptedEngine:
     """Answers from a function of (prompt ids, seed): for tests, and for grading the harness itself."""
 

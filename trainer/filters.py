@@ -107,6 +107,61 @@ class CorrectOnly:
         return scores.read("correct") & (scores.lengths > 0)
 
 
+@dataclass(frozen=True)
+class FailureOnly:
+    """Keeps rollouts that the verifier called wrong."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"correct"})
+
+    def __call__(self, scores: Scores) -> Tensor:
+        return ~scores.read("correct") & (scores.lengths > 0)
+
+
+@dataclass(frozen=True)
+class TrajectoryLength:
+    """[B]: −length in tokens, so that the longest rollouts score lowest."""
+
+    def __call__(self, scores: Scores) -> Tensor:
+        return -scores.lengths.float()
+
+
+@dataclass(frozen=True)
+class Both:
+    """Keeps what both filters keep."""
+
+    a: Filter
+    b: Filter
+
+    def __call__(self, scores: Scores) -> Tensor:
+        return self.a(scores) & self.b(scores)
+
+
+@dataclass(frozen=True)
+class DropLengthMatched:
+    """For every rollout that `of` drops, drops instead the one of the others that is nearest to it in length (control).
+
+    Separates what a filter does from what dropping rollouts of those lengths does. Ties go to the rollout's identity.
+    """
+
+    of: Filter
+    seed: int = 0
+
+    def __call__(self, scores: Scores) -> Tensor:
+        kept = self.of(scores)
+        present = scores.lengths > 0
+        length, noise = scores.lengths.tolist(), uniform(scores.keys(), 1, self.seed).tolist()
+        free = {i: None for i in sorted(kept.nonzero()[:, 0].tolist(), key=lambda i: noise[i])}
+        result = present.clone()
+        # Longest first, so that the rollouts that are hardest to match choose first.
+        for lost in sorted((present & ~kept).nonzero()[:, 0].tolist(), key=lambda i: (-length[i], noise[i])):
+            if not free:
+                break
+            twin = min(free, key=lambda i: abs(length[i] - length[lost]))
+            del free[twin]
+            result[twin] = False
+        return result
+
+
 def _at_least_quantile(score: Tensor, scores: Scores, fraction: float, scope: Scope) -> Tensor:
     present = scores.lengths > 0
     keep = torch.zeros_like(present)

@@ -24,6 +24,9 @@ Logits = Callable[[Tensor], Tensor]
 CHUNK_ELEMENTS = 1 << 24  # logits per chunk: 64 MiB in float32, so peak memory does not grow with the batch
 
 
+MASS_SUPPORT = 16  # the student's most likely tokens, on which `teacher_mass` is summed
+
+
 def chunk_size(vocab: int) -> int:
     """Positions per chunk for a vocabulary of `vocab` ids."""
     return max(1, CHUNK_ELEMENTS // vocab)
@@ -48,7 +51,8 @@ def score_head(
     Args:
         hidden: [N,h] student states. weight: [V,h] student head. targets: [N] sampled ids.
         teacher: the teacher's logits; None where it gives its log-probs itself.
-        want: any of `logprobs, student_entropy, teacher_logprobs, teacher_entropy, reverse_kl, forward_kl`.
+        want: any of `logprobs, student_entropy, teacher_logprobs, teacher_entropy, reverse_kl, forward_kl,
+            teacher_rank, teacher_mass`.
     """
     out = {name: hidden.new_empty(len(targets), dtype=torch.float32) for name in want}
     chunk = chunk or chunk_size(len(weight))
@@ -71,7 +75,23 @@ def score_head(
             out["reverse_kl"][part] = kl(student, other)
         if "forward_kl" in out:
             out["forward_kl"][part] = kl(other, student)
+        if "teacher_rank" in out:
+            favourite = other.gather(1, student.argmax(-1, keepdim=True))
+            out["teacher_rank"][part] = 1.0 + (other > favourite).sum(-1)
+        if "teacher_mass" in out:
+            likely = student.topk(min(MASS_SUPPORT, student.shape[-1]), -1).indices
+            out["teacher_mass"][part] = other.gather(1, likely).exp().sum(-1)
     return out
+
+
+@torch.no_grad()
+def target_logprobs(logits: Logits, targets: Tensor, vocab: int) -> Tensor:
+    """[N] log-probs, nats, that a model which is no student gives to `targets`."""
+    positions = torch.arange(len(targets), device=targets.device)
+    parts = [
+        logits(part).log_softmax(-1).gather(1, targets[part, None])[:, 0] for part in positions.split(chunk_size(vocab))
+    ]
+    return torch.cat(parts)
 
 
 class HeadLoss(torch.autograd.Function):

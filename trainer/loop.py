@@ -10,69 +10,29 @@ weights, the optimiser and the step number are all there is to resume.
 
 from __future__ import annotations
 
-import json
-import resource
-import shutil
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from trainer.config import RunSpec, differences
+from trainer.config import RunSpec
 from trainer.data import PromptSource, derive_seed
 from trainer.diagnostics import PlanDiagnostics, diagnose
 from trainer.engines import RolloutEngine
 from trainer.errors import UserError
-from trainer.head import head_loss, score_head
+from trainer.head import head_loss, score_head, target_logprobs
 from trainer.methods import METHODS
 from trainer.objective import Objective, Plan
-from trainer.policy import Policy
+from trainer.record import Clock, StepRecord, Timing, step_record
 from trainer.rollout import Rollouts, pack
-from trainer.scores import NonFiniteScores, Scores
+from trainer.scores import FROM_LOGITS, NonFiniteScores, Scores
+from trainer.state import TrainState
 from trainer.teachers import Teacher, TeacherScores
 
+__all__ = ["MAX_SKIPPED", "Step", "TrainState", "check_needs", "train"]
+
 MAX_SKIPPED = 3  # consecutive non-finite steps before a run gives up
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One optimisation step in numbers; a function of the spec alone. Entropies and KL in nats, token means."""
-
-    step: int  # from 1
-    loss: float
-    grad_norm: float  # before clipping
-    lr: float
-    kl: float  # mean of log S − log Q over response tokens: the k1 estimate of the reverse KL
-    student_entropy: float
-    teacher_entropy: float
-    length_mean: float  # tokens
-    length_p95: float
-    truncated: float  # fraction of rollouts that hit the length limit
-    kept: float  # fraction of rollouts
-    kept_tokens: float  # fraction of response tokens with a non-zero coefficient
-    weight_cv: float  # standard deviation ÷ mean of the non-zero token weights
-    ess: float  # effective sample size of the coefficients ÷ response tokens
-    cosine: float  # of the coefficients to the baseline's
-    inert: bool  # plan and loss equal the baseline's
-    engine_gap: float  # largest |log-prob of the engine − of the trainer|, nats
-    generated_tokens: int  # since the start of the run
-    trained_tokens: int  # of them with a non-zero coefficient
-    skipped: bool  # no update: something was not finite
-
-
-@dataclass(frozen=True)
-class Timing:
-    """What one step cost. Kept apart from the record, which is reproducible to the bit."""
-
-    step: int
-    seconds_rollout: float
-    seconds_score: float
-    seconds_plan: float
-    seconds_update: float
-    peak_memory_mib: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,73 +44,6 @@ class Step:
     rollouts: Rollouts
     scores: Scores | None
     plan: Plan | None
-
-
-@dataclass
-class TrainState:
-    """All that changes during a run."""
-
-    policy: Policy
-    optimiser: torch.optim.Optimizer
-    identity: dict[str, str]
-    step: int = 0  # updates done
-    generated_tokens: int = 0
-    trained_tokens: int = 0
-    skipped: int = field(default=0)  # in a row
-
-    @classmethod
-    def start(cls, spec: RunSpec, policy: Policy) -> TrainState:
-        """A fresh state around the student's weights."""
-        o = spec.optim
-        optimiser = torch.optim.AdamW(
-            policy.model.parameters(), lr=o.lr, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay
-        )
-        return cls(policy, optimiser, spec.identity())
-
-    def save(self, folder: Path) -> None:
-        """Writes a checkpoint that appears whole or not at all.
-
-        Raises:
-            OSError: as the file system gives it (no space left); what was half-written is removed.
-        """
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
-            self.policy.save(partial)
-            torch.save(self.optimiser.state_dict(), partial / "optimiser.pt")
-            counters = {name: getattr(self, name) for name in ("step", "generated_tokens", "trained_tokens", "skipped")}
-            (partial / "state.json").write_text(json.dumps({"identity": self.identity, **counters}))
-        except OSError:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-
-    @classmethod
-    def load(cls, spec: RunSpec, folder: Path) -> TrainState:
-        """Reads a checkpoint of this very run.
-
-        Raises:
-            UserError: if it belongs to another run, naming the fields that differ, or cannot be read.
-        """
-        try:
-            kept = json.loads((folder / "state.json").read_text())
-        except (OSError, json.JSONDecodeError):
-            raise UserError(f"{folder} is not a whole checkpoint (no readable state.json): remove it") from None
-        if changed := differences(kept["identity"], spec.identity()):
-            raise UserError(f"{folder} is a checkpoint of another run: it differs in {', '.join(changed)}")
-        policy = Policy.load(folder, spec.machine.device, getattr(torch, spec.machine.dtype))
-        state = cls.start(spec, policy)
-        try:
-            state.optimiser.load_state_dict(torch.load(folder / "optimiser.pt", weights_only=True))
-        except (OSError, RuntimeError, ValueError, EOFError) as error:
-            raise UserError(
-                f"{folder}/optimiser.pt cannot be read ({str(error).splitlines()[0]}): remove {folder}"
-            ) from None
-        for name in ("step", "generated_tokens", "trained_tokens", "skipped"):
-            setattr(state, name, kept[name])
-        return state
 
 
 def check_needs(objective: Objective, teacher: Teacher, name: str) -> None:
@@ -169,11 +62,14 @@ def train(
     engine: RolloutEngine,
     teacher: Teacher,
     verify: Callable[[Rollouts], Tensor] | None = None,
+    reference: Teacher | None = None,
 ) -> Iterator[Step]:
     """Runs the remaining steps of `spec` from `state`, which it advances; yields after each update.
 
     Args:
+        engine: draws the rollouts; for an objective whose sampler is the teacher, an engine of the teacher's.
         verify: `[B]` bool verdicts on rollouts, for methods that read `correct`.
+        reference: the third model, for methods that read `ref_logprobs`.
 
     Raises:
         UserError: if the method needs what the teacher does not provide, or after `MAX_SKIPPED` non-finite steps.
@@ -182,10 +78,12 @@ def train(
     check_needs(objective, teacher, spec.method)
     if "correct" in objective.reads and verify is None:
         raise UserError(f"method '{spec.method}' needs a verifier: prompts with an 'answer' column")
+    if "ref_logprobs" in objective.reads and reference is None:
+        raise UserError(f"method '{spec.method}' needs a reference model: name one, or use the student's start")
     engine.sync(state.policy)
     domains = sorted({domain for domain, _ in spec.teachers})
     while state.step < spec.steps:
-        clock = _Clock()
+        clock = Clock()
         rollouts = _roll_out(spec, state, source, engine)
         clock.lap("rollout")
         teacher_view = teacher.score(rollouts)
@@ -196,8 +94,12 @@ def train(
         scores: Scores | None = None
         plan: Plan | None = None
         try:
-            correct = verify(rollouts) if verify else None
-            scores = _scores(spec, state, objective, rollouts, hidden, teacher_view, correct, domains)
+            extra = {}
+            if "correct" in objective.reads and verify:
+                extra["correct"] = verify(rollouts)
+            if "ref_logprobs" in objective.reads and reference:
+                extra["ref_logprobs"] = _reference_logprobs(rollouts, reference, state.policy.vocab)
+            scores = _scores(spec, state, objective, rollouts, hidden, teacher_view, extra, domains)
             clock.lap("score")
             plan = objective.plan(scores)
             baseline = METHODS["opd"].plan(scores)
@@ -219,7 +121,7 @@ def train(
         state.trained_tokens += int(plan.live.sum()) if plan is not None else 0
         engine.sync(state.policy)
         clock.lap("update")
-        record = _record(state, rollouts, scores, diagnostics, loss, norm, rate, not finite)
+        record = step_record(state, rollouts, scores, diagnostics, loss, norm, rate, not finite)
         yield Step(record, clock.timing(state.step), rollouts, scores, plan)
         if state.skipped >= MAX_SKIPPED:
             raise UserError(
@@ -250,10 +152,10 @@ def _scores(
     rollouts: Rollouts,
     hidden: Tensor,
     teacher: TeacherScores,
-    correct: Tensor | None,
+    extra: dict[str, Tensor],
     domains: list[str],
 ) -> Scores:
-    want = {"logprobs", "student_entropy"} | (objective.reads & {"reverse_kl", "forward_kl"})
+    want = {"logprobs", "student_entropy"} | (objective.reads & FROM_LOGITS)
     if teacher.logits:
         want |= {"teacher_logprobs", "teacher_entropy"}
     flat = score_head(hidden.detach(), state.policy.head, rollouts.targets, teacher.logits, want)
@@ -266,14 +168,21 @@ def _scores(
     return Scores(
         mask,
         rollout_logprobs=rollouts.logprobs,
-        correct=correct,
         completed=rollouts.completed,
         group=torch.arange(len(mask), device=device) // spec.data.samples,
         domain=torch.tensor([numbers.get(p.domain, 0) for p in rollouts.prompts], device=device),
         uid=rollouts.uid,
         progress=state.step / spec.steps,
         **scores,
+        **extra,
     )
+
+
+def _reference_logprobs(rollouts: Rollouts, reference: Teacher, vocab: int) -> Tensor:
+    view = reference.score(rollouts)
+    flat = view.logprobs if view.logits is None else target_logprobs(view.logits, rollouts.targets, vocab)
+    assert flat is not None
+    return torch.zeros(rollouts.mask.shape, device=rollouts.mask.device).masked_scatter(rollouts.mask, flat)
 
 
 def _accumulate(
@@ -312,64 +221,3 @@ def _accumulate(
         total += loss.item()
     norm = torch.nn.utils.clip_grad_norm_(state.policy.model.parameters(), spec.optim.clip_norm)
     return total, float(norm)
-
-
-def _record(
-    state: TrainState,
-    rollouts: Rollouts,
-    scores: Scores | None,
-    diagnostics: PlanDiagnostics,
-    loss: float,
-    norm: float,
-    rate: float,
-    skipped: bool,
-) -> StepRecord:
-    def mean(values: Tensor | None) -> float:
-        return float("nan") if values is None or scores is None else float(values[scores.mask].mean())
-
-    lengths = rollouts.mask.sum(1).float()
-    return StepRecord(
-        step=state.step,
-        loss=loss,
-        grad_norm=norm,
-        lr=rate,
-        kl=mean(scores.logprobs - scores.teacher_logprobs if scores else None),
-        student_entropy=mean(scores.student_entropy if scores else None),
-        teacher_entropy=mean(scores.teacher_entropy if scores else None),
-        length_mean=float(lengths.mean()),
-        length_p95=float(lengths.quantile(0.95)),
-        truncated=float((~rollouts.completed).float().mean()),
-        kept=diagnostics.kept,
-        kept_tokens=diagnostics.kept_tokens,
-        weight_cv=diagnostics.weight_cv,
-        ess=diagnostics.ess,
-        cosine=diagnostics.cosine,
-        inert=diagnostics.inert,
-        engine_gap=float("nan")
-        if scores is None
-        else float((scores.logprobs - rollouts.logprobs)[scores.mask].abs().max()),
-        generated_tokens=state.generated_tokens,
-        trained_tokens=state.trained_tokens,
-        skipped=skipped,
-    )
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self.last = time.perf_counter()
-        self.laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = now - self.last
-        self.last = now
-
-    def timing(self, step: int) -> Timing:
-        seconds = {
-            f"seconds_{name}": round(self.laps.get(name, 0.0), 4) for name in ("rollout", "score", "plan", "update")
-        }
-        if torch.cuda.is_available():
-            peak = torch.cuda.max_memory_allocated() / 2**20
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return Timing(step=step, peak_memory_mib=round(peak, 1), **seconds)

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from trainer.divergences import generalised_jsd
+from trainer.divergences import generalised_jsd, kl, mixture
 from trainer.quantities import LogRatio, Quantity
 from trainer.scores import Scores
 
@@ -103,4 +103,45 @@ class Divergence:
         return generalised_jsd(student, teacher, self.beta)
 
 
-Loss = PolicyGradient | Divergence
+@dataclass(frozen=True)
+class SkewKL:
+    """Skewed KL of DistiLLM (arXiv 2402.03898): the second argument is mixed with the first, so that it is bounded.
+
+    "reverse" is KL(S ‖ (1−α)·Q + α·S), "forward" KL(Q ‖ (1−α)·S + α·Q). α = 0 is the plain KL.
+    """
+
+    alpha: float = 0.1
+    direction: Literal["reverse", "forward"] = "reverse"
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+
+    def target(self, scores: Scores) -> None:
+        return None
+
+    def __call__(self, tokens: Tokens, old_logprobs: Tensor, reward: None) -> Tensor:
+        if tokens.student is None or tokens.teacher is None:
+            raise ValueError("a divergence needs the distributions of student and teacher, got log-probs only")
+        first, second = tokens.student, tokens.teacher
+        if self.direction == "forward":
+            first, second = second, first
+        return kl(first, mixture(first, second, self.alpha))
+
+
+@dataclass(frozen=True)
+class SquaredLogRatio:
+    """½ (log S(y) − log Q(y))²: the k2 estimator of reverse KL, differentiated directly.
+
+    Its gradient at the start of a step is that of the sampled-token policy gradient; the value differs.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logprobs"})
+
+    def target(self, scores: Scores) -> Tensor:
+        """[B,T] the teacher's log-prob of each sampled token."""
+        return scores.teacher_logprobs
+
+    def __call__(self, tokens: Tokens, old_logprobs: Tensor, reward: Tensor) -> Tensor:
+        return 0.5 * (tokens.logprobs - reward) ** 2
+
+
+Loss = PolicyGradient | Divergence | SkewKL | SquaredLogRatio

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from trainer.filters import Filter, KeepAll
 from trainer.losses import Loss, Tokens
-from trainer.scores import Block, Scope, Scores, scope_reads, segment_sum, segments
+from trainer.scores import FROM_LOGITS, Block, Scope, Scores, scope_reads, segment_sum, segments
 from trainer.weights import Uniform, Weight
 
 __all__ = [
@@ -121,13 +121,14 @@ class Objective:
 
     `importance_cap` c multiplies policy-gradient terms by min(S / S_rollout, c) per token: truncated importance
     weights against an engine whose probabilities differ from the trainer's. The run sets it, not a method, so that
-    every arm of a comparison has the same one.
+    every arm of a comparison has the same one. `sampler` says whose rollouts are trained on: "teacher" is off-policy.
     """
 
     terms: tuple[Term, ...]
     keep: Filter = KeepAll()
     reduce: Reduction = TokenMean()
     importance_cap: float | None = None
+    sampler: Literal["student", "teacher"] = "student"
 
     @property
     def loss_needs(self) -> frozenset[str]:
@@ -140,7 +141,7 @@ class Objective:
         found = self.loss_needs | {"logprobs"}
         if "teacher_entropy" in self.reads:
             found |= {"entropy"}
-        if self.reads & {"reverse_kl", "forward_kl"}:
+        if self.reads & FROM_LOGITS:
             found |= {"logits"}
         return found
 

@@ -43,6 +43,14 @@ class TeacherLogprob:
 
 
 @dataclass(frozen=True)
+class StudentLogprob:
+    """log S(y_t), nats."""
+
+    def __call__(self, scores: Scores) -> Tensor:
+        return scores.logprobs
+
+
+@dataclass(frozen=True)
 class LogRatio:
     """log Q(y_t) − log S(y_t), nats: the sampled-token reverse-KL reward of on-policy distillation."""
 
@@ -58,6 +66,89 @@ class ReverseKL:
 
     def __call__(self, scores: Scores) -> Tensor:
         return scores.read("reverse_kl")
+
+
+@dataclass(frozen=True)
+class ForwardKL:
+    """KL(Q || S) of the next-token distributions, nats, full vocabulary."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"forward_kl"})
+
+    def __call__(self, scores: Scores) -> Tensor:
+        return scores.read("forward_kl")
+
+
+@dataclass(frozen=True)
+class TeacherRank:
+    """Rank (1 is best) that the teacher gives to the student's most likely token."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"teacher_rank"})
+
+    def __call__(self, scores: Scores) -> Tensor:
+        return scores.read("teacher_rank")
+
+
+@dataclass(frozen=True)
+class TeacherMass:
+    """Teacher's probability of the student's 16 most likely tokens together, in [0,1]."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"teacher_mass"})
+
+    def __call__(self, scores: Scores) -> Tensor:
+        return scores.read("teacher_mass")
+
+
+@dataclass(frozen=True)
+class Position:
+    """Relative position in the response: 0 at its first token, 1 at its last."""
+
+    def __call__(self, scores: Scores) -> Tensor:
+        rank = (scores.mask.cumsum(1) - 1).to(scores.logprobs.dtype)
+        return (rank / (scores.lengths[:, None] - 1).clamp(min=1)).clamp(0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Negative:
+    """−`of`: turns "the largest" into "the smallest"."""
+
+    of: Quantity
+
+    def __call__(self, scores: Scores) -> Tensor:
+        return -self.of(scores)
+
+
+@dataclass(frozen=True)
+class Product:
+    """a · b."""
+
+    a: Quantity
+    b: Quantity
+
+    def __call__(self, scores: Scores) -> Tensor:
+        return self.a(scores) * self.b(scores)
+
+
+@dataclass(frozen=True)
+class UnitRobust:
+    """`of` moved so that its `low` and `high` percentiles over `scope` become 0 and 1, clipped to [0,1]."""
+
+    of: Quantity
+    scope: Scope = "batch"
+    low: float = 5.0
+    high: float = 95.0
+
+    def __call__(self, scores: Scores) -> Tensor:
+        values = self.of(scores)
+        unit = torch.zeros_like(values)
+
+        def scale(where: Tensor) -> None:
+            inside = values[where]
+            bottom, top = quantile(inside, self.low / 100), quantile(inside, self.high / 100)
+            span = top - bottom
+            unit[where] = ((inside - bottom) / span).clamp(0.0, 1.0) if span > 0 else torch.zeros_like(inside)
+
+        per_segment(segments(scores, self.scope), scores.mask, scale)
+        return unit
 
 
 @dataclass(frozen=True)

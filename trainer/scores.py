@@ -22,8 +22,11 @@ TOKEN_FIELDS = (
     "reverse_kl",
     "forward_kl",
     "ref_logprobs",
+    "teacher_rank",
+    "teacher_mass",
     "rollout_logprobs",
 )
+FROM_LOGITS = frozenset({"reverse_kl", "forward_kl", "teacher_rank", "teacher_mass"})  # need both models' logits
 ROW_FIELDS = ("correct", "completed", "group", "domain", "uid")
 
 
@@ -51,6 +54,8 @@ class Scores:
     forward_kl: Tensor | None = None  # [B,T] KL(Q || S), full vocabulary
     ref_logprobs: Tensor | None = None  # [B,T] of a third model
     rollout_logprobs: Tensor | None = None  # [B,T] as the sampling engine gave them
+    teacher_rank: Tensor | None = None  # [B,T] the teacher's rank (1 = best) of the student's most likely token
+    teacher_mass: Tensor | None = None  # [B,T] teacher's probability of the student's 16 most likely tokens
     correct: Tensor | None = None  # [B] bool: the verifier's verdict
     completed: Tensor | None = None  # [B] bool: ended by itself, not by the length limit
     group: Tensor | None = None  # [B] int64: rollouts of one prompt share a number

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trainer.filters import KeepAll
 from trainer.quantities import Quantity
 from trainer.scores import Scope, Scores, per_segment, segments, token_mean, uniform
 
@@ -85,6 +86,116 @@ class TopFraction:
 
 
 @dataclass(frozen=True)
+class Threshold:
+    """1 where `of` ≥ `at`, 0 elsewhere."""
+
+    of: Quantity
+    at: float
+
+    def __call__(self, scores: Scores) -> Tensor:
+        return (self.of(scores) >= self.at).to(scores.logprobs.dtype)
+
+
+@dataclass(frozen=True)
+class Leaky:
+    """`of`, but never below `floor`: a soft version of a hard selection."""
+
+    of: Weight
+    floor: float = 0.01
+
+    def __call__(self, scores: Scores) -> Tensor:
+        return self.of(scores).clamp(min=self.floor)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """1 on a window of each response: `fraction` of its tokens (at least one) from the place `start` in [0,1].
+
+    `start` 0 is the beginning, 1 the end; None puts the window at random, by the rollout's identity.
+    """
+
+    fraction: float = 0.5
+    start: float | None = 0.0
+    seed: int = 0
+
+    def __call__(self, scores: Scores) -> Tensor:
+        length = scores.lengths
+        size = (self.fraction * length).round().clamp(min=1)
+        if self.start is None:
+            first = (uniform(scores.keys(), 0, self.seed) * (length - size + 1)).floor()
+        else:
+            first = (self.start * (length - size)).round()
+        place = torch.arange(scores.mask.shape[1], device=scores.mask.device)
+        # Rank of each token among the valid ones of its row: the mask may have holes.
+        rank = torch.where(scores.mask, scores.mask.cumsum(1) - 1, place.numel() + 1)
+        inside = (rank >= first[:, None]) & (rank < (first + size)[:, None])
+        return inside.to(scores.logprobs.dtype)
+
+
+@dataclass(frozen=True)
+class Switch:
+    """`before` while training progress is below `at`, `after` from there on."""
+
+    before: Weight
+    after: Weight
+    at: float = 0.5
+
+    def __call__(self, scores: Scores) -> Tensor:
+        return (self.before if scores.progress < self.at else self.after)(scores)
+
+
+@dataclass(frozen=True)
+class Flat:
+    """The mean of `of` over `scope`, on every token: what a weighting does to the step size, and nothing else."""
+
+    of: Weight
+    scope: Scope = "batch"
+
+    def __call__(self, scores: Scores) -> Tensor:
+        return token_mean(self.of(scores), scores, self.scope)[:, None].expand_as(scores.logprobs)
+
+
+@dataclass(frozen=True)
+class SampleFraction:
+    """1 on a `fraction` of the scope's tokens, drawn without replacement with probability proportional to `of`.
+
+    The draw is that of Efraimidis and Spirakis: the largest values of u^(1/of) with u uniform.
+    """
+
+    of: Quantity
+    fraction: float = 0.5
+    seed: int = 0
+    scope: Scope = "batch"
+
+    def __call__(self, scores: Scores) -> Tensor:
+        return TopFraction(_Race(self.of, self.seed), self.fraction, self.scope)(scores)
+
+
+@dataclass(frozen=True)
+class TrajectorySoftmax:
+    """exp(score/temperature) over the rollouts of `scope` among `members`, scaled to mean one; 0 outside of `members`.
+
+    The soft counterpart of a trajectory filter. Every token of a rollout has the same weight.
+    """
+
+    score: Callable[[Scores], Tensor]
+    temperature: float = 1.0
+    scope: Scope = "batch"
+    members: Callable[[Scores], Tensor] = KeepAll()
+
+    def __call__(self, scores: Scores) -> Tensor:
+        inside = self.members(scores)
+        logit = self.score(scores) / self.temperature
+        weight = torch.zeros_like(logit)
+
+        def share(where: Tensor) -> None:
+            weight[where] = logit[where].softmax(0) * where.sum()
+
+        per_segment(segments(scores, self.scope), inside, share)
+        return weight[:, None].expand_as(scores.logprobs)
+
+
+@dataclass(frozen=True)
 class RandomMask:
     """1 on a random `fraction` of the scope's tokens: the control of every hard selection."""
 
@@ -124,6 +235,18 @@ class _Noise:
 
     def __call__(self, scores: Scores) -> Tensor:
         return _token_keys(scores, self.seed)
+
+
+@dataclass(frozen=True)
+class _Race:
+    """log(u)/q per token: the ranks of weighted sampling without replacement; tokens with q = 0 come last."""
+
+    of: Quantity
+    seed: int
+
+    def __call__(self, scores: Scores) -> Tensor:
+        noise = _token_keys(scores, self.seed).clamp(min=1e-300).log()
+        return noise / self.of(scores).double().clamp(min=1e-12)
 
 
 def _token_keys(scores: Scores, seed: int = -1) -> Tensor:

@@ -1,0 +1,114 @@
+"""What a step leaves behind: a record that is reproducible to the bit, and apart from it what the step cost."""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.diagnostics import PlanDiagnostics
+from trainer.rollout import Rollouts
+from trainer.scores import Scores
+from trainer.state import TrainState
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One optimisation step in numbers; a function of the spec alone. Entropies and KL in nats, token means."""
+
+    step: int  # from 1
+    loss: float
+    grad_norm: float  # before clipping
+    lr: float
+    kl: float  # mean of log S − log Q over response tokens: the k1 estimate of the reverse KL
+    student_entropy: float
+    teacher_entropy: float
+    length_mean: float  # tokens
+    length_p95: float
+    truncated: float  # fraction of rollouts that hit the length limit
+    kept: float  # fraction of rollouts
+    kept_tokens: float  # fraction of response tokens with a non-zero coefficient
+    weight_cv: float  # standard deviation ÷ mean of the non-zero token weights
+    ess: float  # effective sample size of the coefficients ÷ response tokens
+    cosine: float  # of the coefficients to the baseline's
+    inert: bool  # plan and loss equal the baseline's
+    engine_gap: float  # largest |log-prob of the engine − of the trainer|, nats
+    generated_tokens: int  # since the start of the run
+    trained_tokens: int  # of them with a non-zero coefficient
+    skipped: bool  # no update: something was not finite
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one step cost. Kept apart from the record, which is reproducible to the bit."""
+
+    step: int
+    seconds_rollout: float
+    seconds_score: float
+    seconds_plan: float
+    seconds_update: float
+    peak_memory_mib: float
+
+
+def step_record(
+    state: TrainState,
+    rollouts: Rollouts,
+    scores: Scores | None,
+    diagnostics: PlanDiagnostics,
+    loss: float,
+    norm: float,
+    rate: float,
+    skipped: bool,
+) -> StepRecord:
+    def mean(values: Tensor | None) -> float:
+        return float("nan") if values is None or scores is None else float(values[scores.mask].mean())
+
+    lengths = rollouts.mask.sum(1).float()
+    return StepRecord(
+        step=state.step,
+        loss=loss,
+        grad_norm=norm,
+        lr=rate,
+        kl=mean(scores.logprobs - scores.teacher_logprobs if scores else None),
+        student_entropy=mean(scores.student_entropy if scores else None),
+        teacher_entropy=mean(scores.teacher_entropy if scores else None),
+        length_mean=float(lengths.mean()),
+        length_p95=float(lengths.quantile(0.95)),
+        truncated=float((~rollouts.completed).float().mean()),
+        kept=diagnostics.kept,
+        kept_tokens=diagnostics.kept_tokens,
+        weight_cv=diagnostics.weight_cv,
+        ess=diagnostics.ess,
+        cosine=diagnostics.cosine,
+        inert=diagnostics.inert,
+        engine_gap=float("nan")
+        if scores is None
+        else float((scores.logprobs - rollouts.logprobs)[scores.mask].abs().max()),
+        generated_tokens=state.generated_tokens,
+        trained_tokens=state.trained_tokens,
+        skipped=skipped,
+    )
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.last = time.perf_counter()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = now - self.last
+        self.last = now
+
+    def timing(self, step: int) -> Timing:
+        seconds = {
+            f"seconds_{name}": round(self.laps.get(name, 0.0), 4) for name in ("rollout", "score", "plan", "update")
+        }
+        if torch.cuda.is_available():
+            peak = torch.cuda.max_memory_allocated() / 2**20
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return Timing(step=step, peak_memory_mib=round(peak, 1), **seconds)
