@@ -15,7 +15,7 @@ GRID = Grid(
         data=Data("toy:math", prompts=64),
         rollout=Sampling(max_tokens=64),
         optim=Optim(lr=1e-3),
-        steps=60,
+        steps=80,
     ),
     arms=(
         ("opd", Arm("opd", "OPD (sampled token)")),
@@ -27,6 +27,6 @@ GRID = Grid(
     baseline="opd",
     evals=(toy_plan("toy-aime", 32), toy_plan("toy-minerva", 8)),
     curve=toy_plan("toy-held-out", 1),
-    curve_every=10,
+    curve_every=20,
     seeds=(0, 1),
 )

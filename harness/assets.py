@@ -77,7 +77,11 @@ def pin(spec: RunSpec) -> RunSpec:
 
     from trainer.policy import fingerprint
 
-    digests = {name: fingerprint(model_folder(name)) for name in (spec.student, *(model for _, model in spec.teachers))}
+    digests = {
+        name: fingerprint(model_folder(name))
+        for name in (spec.student, spec.reference, *(model for _, model in spec.teachers))
+        if name
+    }
     source = spec.data.source
     if source.startswith("toy:"):
         digests["toy tasks"] = hashlib.sha256(Path(tasks.__file__).read_bytes()).hexdigest()[:16]

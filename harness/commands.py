@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def _run_grid(grid: Any, args: Args, only: list[str]) -> int:
 
     from harness.grid import collect, run_cells
     from harness.monitor import Monitor
-    from harness.records import save, write_atomic
+    from harness.records import RESULTS, save, write_atomic
 
     console = Console()
     runs = _runs(args)
@@ -81,15 +82,15 @@ def _run_grid(grid: Any, args: Args, only: list[str]) -> int:
         failures = run_cells(cells, runs, jobs, monitor.update)
     for run_id, why in failures.items():
         console.print(f"[red]failed[/red] {run_id}: {why}", soft_wrap=True)
+    root = runs / "report"
     records = collect(grid, cells, runs)
-    folder = runs.parent / "runs" / f"{grid.name}-report" if args.runs is None else runs / f"{grid.name}-report"
-    save(records, folder / "records")
+    save(records, root / "records" / grid.name)
     shown = [rollout for cell in cells for rollout in _rollouts(runs / cell.run_id) if cell.seed == grid.seeds[0]]
-    write_atomic(folder / "records" / "rollouts.json", json.dumps(shown))
-    page = _write(folder / "records", folder, console)
+    write_atomic(root / "records" / grid.name / "rollouts.json", json.dumps(shown))
     if args.publish:
-        page = _publish(grid.name, folder)
-    console.print(f"tables, figures and page: {page}", soft_wrap=True)
+        shutil.copytree(root / "records" / grid.name, RESULTS / "records" / grid.name, dirs_exist_ok=True)
+        root = RESULTS
+    _write(root / "records" / grid.name, root, console)
     return 1 if failures else 0
 
 
@@ -98,16 +99,17 @@ def _rollouts(folder: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text()) if path.exists() else []
 
 
-def _write(records_folder: Path, out: Path, console: Any) -> Path:
+def _write(kept: Path | str, root: Path, console: Any) -> None:
+    """Tables, figures and page of records, and the table in the terminal."""
     from harness.records import load
     from harness.report import write_report
     from harness.tables import caption, comparison, to_rich
 
-    records = load(records_folder)
+    records = load(kept)
     frame = comparison(records)
-    console.print(to_rich(frame, records))
-    console.print(caption(frame, records), style="dim", soft_wrap=True)
-    return write_report(records, _rollouts(records_folder), out)
+    console.print(to_rich(frame, caption(records, frame), records.manifest["title"]))
+    page = write_report(records, _rollouts(Path(kept)), root)
+    console.print(f"tables, figures and page: {page}", soft_wrap=True)
 
 
 def report(args: Args) -> int:
@@ -116,24 +118,10 @@ def report(args: Args) -> int:
 
     from harness.records import RESULTS
 
-    folder = Path(args.name) if Path(args.name).is_dir() else RESULTS / "records" / args.name
-    console = Console()
-    page = _write(folder, args.out or RESULTS, console)
-    console.print(f"tables, figures and page: {page}", soft_wrap=True)
+    named = RESULTS / "records" / args.name
+    kept = named if named.is_dir() else args.name
+    _write(kept, args.out or RESULTS, Console())
     return 0
-
-
-def _publish(name: str, folder: Path) -> Path:
-    """Copies a report's records to where the repository keeps them, and writes the report from there."""
-    import shutil
-
-    from harness.records import RESULTS, load
-    from harness.report import write_report
-
-    kept = RESULTS / "records" / name
-    shutil.rmtree(kept, ignore_errors=True)
-    shutil.copytree(folder / "records", kept)
-    return write_report(load(kept), _rollouts(kept), RESULTS)
 
 
 def train(args: Args) -> int:
@@ -223,7 +211,7 @@ def _plan(bench: str, loaded: Any, k: int | None, max_tokens: int | None, seed: 
         bench,
         k or loaded.spec.k,
         max_tokens or (96 if toy else 2048),
-        style=sampling.pop("style", None) or ("plain" if toy else "clean"),
+        style=sampling.pop("style", None) or loaded.spec.style,
         seed=seed,
         **sampling,
     )
@@ -318,8 +306,8 @@ def _print_summary(folder: Path, plans: list[Any], console: Any) -> None:
 
 def methods(args: Args) -> int:
     """The method table, or one line of it explained."""
-    from rich.console import Console
     from rich.box import SIMPLE
+    from rich.console import Console
     from rich.table import Table
 
     from trainer.methods import TABLE, method

@@ -213,8 +213,8 @@ def evaluate(
 
 
 def checker_version() -> str:
-    """Name and version of the checker whose verdicts tables show."""
-    return f"strict {CHECKER_VERSIONS['strict']}"
+    """Version of the strict checker, whose verdicts tables show."""
+    return CHECKER_VERSIONS["strict"]
 
 
 def toy_plan(bench: str, k: int, seed: int = 0) -> EvalPlan:

@@ -260,10 +260,11 @@ def collect(grid: Grid, cells: list[Cell], runs: Path) -> Records:
         "arms": arms,
         "order": list(arms),
         "seeds": list(grid.seeds),
-        "benches": benches,
+        "benches": {plan.bench: benches[plan.bench] for plan in grid.evals},
         "checker": "strict",
         "checker_version": checker_version(),
         "curve_bench": grid.curve.bench,
+        "curve": benches[grid.curve.bench],
         "final_step": grid.base.steps,
         "steps": grid.base.steps,
         "base": describe(grid.base),
@@ -281,7 +282,7 @@ def _inert(grid: Grid, steps: pd.DataFrame) -> Iterator[tuple[str, str]]:
     for arm, rows in steps.groupby("arm"):
         share = rows["inert"].mean()
         if arm != grid.baseline and share > 0.99:
-            yield str(arm), f"its update equals that of opd at {share:.0%} of the steps"
+            yield str(arm), f"the update is that of opd in {share:.0%} of the steps"
 
 
 def provenance() -> dict[str, Any]:

@@ -139,7 +139,6 @@ def _evaluate_reference(cell: Cell, folder: Path, report: Report) -> None:
 
 
 def _train_and_evaluate(cell: Cell, spec: RunSpec, folder: Path, report: Report) -> None:
-    from trainer.engines import HFEngine
     from trainer.loop import TrainState, train
 
     steps_file, timings_file, checkpoint = folder / "steps.jsonl", folder / "timings.jsonl", folder / "checkpoint"
@@ -150,7 +149,8 @@ def _train_and_evaluate(cell: Cell, spec: RunSpec, folder: Path, report: Report)
         read_jsonl(path, repair=True)
         cut_jsonl(path, state.step)
     training = 0.75  # of a cell's work, for the progress bar
-    engine = HFEngine(state.policy, spec.machine.engine_batch)
+    engine = _engine(spec, state.policy, teacher)
+    reference = load_reference(spec, state.policy) if "ref_logprobs" in spec.objective().reads else None
     source = assets.open_source(spec.data.source, spec.seed)
 
     def evaluate_now() -> None:
@@ -159,7 +159,7 @@ def _train_and_evaluate(cell: Cell, spec: RunSpec, folder: Path, report: Report)
 
     if state.step:
         evaluate_now()  # what the checkpoint's step still owed; a no-op where nothing is missing
-    for step in train(spec, state, source, engine, teacher, _verifier(state.policy)):
+    for step in train(spec, state, source, engine, teacher, _verifier(state.policy), reference):
         append_jsonl(steps_file, [asdict(step.record)])
         append_jsonl(timings_file, [asdict(step.timing)])
         report(f"step {state.step}/{spec.steps}", training * state.step / spec.steps)
@@ -201,6 +201,27 @@ def load_teacher(spec: RunSpec, student: Any) -> Any:
     for teacher in teachers.values():
         teacher.policy.vocab = student.vocab
     return teachers[""] if set(teachers) == {""} else RoutedTeacher(teachers)
+
+
+def load_reference(spec: RunSpec, student: Any) -> Any:
+    """The third model: the one the spec names, or the student as it was before training."""
+    from trainer.policy import Policy, share_vocabulary
+    from trainer.teachers import LocalTeacher
+
+    policy = Policy.load(assets.model_folder(spec.reference or spec.student), spec.machine.device)
+    share_vocabulary(student, policy)
+    return LocalTeacher(policy, spec.machine.micro_batch)
+
+
+def _engine(spec: RunSpec, policy: Any, teacher: Any) -> Any:
+    from trainer.engines import FrozenEngine, HFEngine
+    from trainer.teachers import LocalTeacher
+
+    if spec.objective().sampler == "student":
+        return HFEngine(policy, spec.machine.engine_batch)
+    if not isinstance(teacher, LocalTeacher):
+        raise UserError(f"method '{spec.method}' trains on the teacher's rollouts: give it one local --teacher MODEL")
+    return FrozenEngine(HFEngine(teacher.policy, spec.machine.engine_batch))
 
 
 def _verifier(policy: Any) -> Callable[[Any], Any]:

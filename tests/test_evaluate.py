@@ -8,8 +8,8 @@ import sys
 from dataclasses import replace
 
 import pytest
-from harness.benchmarks import load_benchmark
 
+from harness.benchmarks import load_benchmark
 from harness.errors import UserError
 from harness.evaluate import EvalPlan, ReplayResponder, Response, evaluate, generate, toy_plan
 

@@ -51,14 +51,14 @@ def test_ends_with_where_the_results_are(whole):
     last = out.strip().splitlines()[-1]
     page = Path(last.removeprefix("tables, figures and page: "))
     assert page.is_file() and page.suffix == ".html"
-    report = folder / "mini-report"
+    report = folder / "report"
     kinds = {p.suffix for p in report.rglob("*") if p.is_file()}
     assert {".md", ".tex", ".csv", ".html", ".pdf", ".png", ".parquet", ".json"} <= kinds
 
 
 def test_records_hold_every_cell(whole):
     folder, _ = whole
-    kept = records.load(folder / "mini-report" / "records")
+    kept = records.load(folder / "report" / "records" / "mini")
     assert kept.manifest["order"][:2] == ["start", "teacher"]
     assert not kept.manifest["missing"]
     assert set(kept.steps["arm"]) == {"opd", "fire", "neutral"}
@@ -71,9 +71,9 @@ def test_records_hold_every_cell(whole):
 
 def test_an_arm_that_does_nothing_is_called_inert(whole):
     folder, _ = whole
-    kept = records.load(folder / "mini-report" / "records")
+    kept = records.load(folder / "report" / "records" / "mini")
     assert set(kept.manifest["inert"]) == {"neutral"}
-    assert "inert" in (folder / "mini-report" / "index.html").read_text().lower()
+    assert "inert" in (folder / "report" / "pages" / "mini.html").read_text().lower()
 
 
 def test_the_same_command_again_runs_nothing(whole):

@@ -36,6 +36,12 @@ class Optim:
     decay: Literal["linear", "cosine", "constant"] = "linear"
     final: float = 0.1
 
+    def __post_init__(self) -> None:
+        if not (self.lr >= 0 and self.weight_decay >= 0 and self.clip_norm > 0):
+            raise UserError("'optim.lr' and 'optim.weight_decay' must not be negative, 'optim.clip_norm' not even zero")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise UserError(f"'optim.beta1' and 'optim.beta2' lie in [0, 1), got {self.beta1:g} and {self.beta2:g}")
+
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of step `step` (from 0) of `steps`."""
         if step < self.warmup:
@@ -56,6 +62,13 @@ class Machine:
     micro_batch: int = 64  # rollouts per forward and backward pass
     engine_batch: int = 64  # rollouts decoded side by side
     checkpoint_every: int = 10  # steps
+
+    def __post_init__(self) -> None:
+        for name in ("micro_batch", "engine_batch", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"option 'machine.{name}' must be at least 1, got {getattr(self, name)}")
+        if self.dtype not in ("float32", "bfloat16", "float16", "float64"):
+            raise UserError(f"option 'machine.dtype' is float32, bfloat16, float16 or float64, not '{self.dtype}'")
 
 
 @dataclass(frozen=True)
@@ -87,8 +100,12 @@ class RunSpec:
             raise UserError("a step needs at least one prompt and one sample per prompt")
         if self.rollout.max_tokens < 1:
             raise UserError(f"option 'rollout.max_tokens' must be at least 1, got {self.rollout.max_tokens}")
-        if self.rollout.top_p != 1.0 or self.rollout.temperature <= 0:
-            raise UserError("training rollouts need top-p 1 and a positive temperature: other log-probs would be wrong")
+        corrected = self.importance_cap is not None and self.rollout.temperature > 0
+        if self.rollout.top_p != 1.0 or not (self.rollout.temperature == 1.0 or corrected):
+            raise UserError(
+                "training rollouts need top-p 1, and temperature 1 or an importance cap: "
+                "the student's log-probs would not be those of the tokens that were drawn"
+            )
         if self.optim.decay not in ("linear", "cosine", "constant"):
             raise UserError(f"option 'optim.decay' is linear, cosine or constant, not '{self.optim.decay}'")
         if not self.teachers:
@@ -103,6 +120,8 @@ class RunSpec:
         """
         found = method(self.method)
         for path, text in self.edits:
+            if path == "importance_cap":
+                raise UserError("option 'importance_cap' belongs to the run, not to a method: every arm has the same")
             found = edit(found, path, text)
         return replace(found, importance_cap=self.importance_cap)
 

@@ -55,6 +55,8 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     row = json.loads(line)
                 except json.JSONDecodeError as error:
                     raise UserError(f"{path}, line {number}: not valid JSON ({error.msg}); mend or remove it") from None
+                except RecursionError:
+                    raise UserError(f"{path}, line {number}: JSON nested too deeply; mend or remove it") from None
                 if not isinstance(row, dict):
                     raise UserError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
                 yield number, row
@@ -78,14 +80,10 @@ class JsonlPrompts:
             text = row.get("problem", row.get("prompt"))
             if not isinstance(text, str) or not text:
                 raise UserError(f"{path}, line {number}: no text in the column 'problem' or 'prompt'")
-            answer = row.get("answer")
+            # A column that holds null is a column that is absent.
+            given = {name: str(row[name]) for name in ("id", "domain", "answer") if row.get(name) is not None}
             self.prompts.append(
-                Prompt(
-                    str(row.get("id", number)),
-                    text,
-                    str(row.get("domain", "")),
-                    None if answer is None else str(answer),
-                )
+                Prompt(given.get("id", str(number)), text, given.get("domain", ""), given.get("answer"))
             )
         if not self.prompts:
             raise UserError(f"{path} holds no prompts")

@@ -12,6 +12,8 @@ from trainer.policy import Policy
 from trainer.rollout import Finish, Sample, Sampling
 from trainer.scores import uniform
 
+STREAM = -2  # seed of the engine's draws, apart from those of the random controls, which share its keys
+
 
 class RolloutEngine(Protocol):
     """Draws one sample per prompt entry. Each sample depends on its own seed only, not on its neighbours."""
@@ -82,7 +84,7 @@ class HFEngine:
                 use_cache=True,
             ).last_hidden_state[:, -1]
             logp = sampling_logprobs((states @ policy.head.T).float(), sampling)
-            token = draw(logp, uniform(keys[alive], t, 0))
+            token = draw(logp, uniform(keys[alive], t, STREAM))
             drawn[alive, t] = token
             logprobs[alive, t] = logp.gather(1, token[:, None])[:, 0]
             stop = torch.isin(token, eos) & ~ended[alive]

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from trainer.errors import check_fraction
 from trainer.quantities import Quantity, TeacherLogprob, quantile
 from trainer.scores import Scope, Scores, per_segment, segments, uniform
 
@@ -59,6 +60,9 @@ class DropBottom:
     score: Callable[[Scores], Tensor] = TrajectoryMean()
     scope: Scope = "batch"
 
+    def __post_init__(self) -> None:
+        check_fraction("the fraction of DropBottom", self.fraction)
+
     def __call__(self, scores: Scores) -> Tensor:
         return _at_least_quantile(self.score(scores), scores, self.fraction, self.scope)
 
@@ -71,6 +75,9 @@ class DropTop:
     score: Callable[[Scores], Tensor] = TrajectoryMean()
     scope: Scope = "batch"
 
+    def __post_init__(self) -> None:
+        check_fraction("the fraction of DropTop", self.fraction)
+
     def __call__(self, scores: Scores) -> Tensor:
         return _at_least_quantile(-self.score(scores), scores, self.fraction, self.scope)
 
@@ -82,6 +89,9 @@ class DropRandom:
     fraction: float = 0.2
     seed: int = 0
     scope: Scope = "batch"
+
+    def __post_init__(self) -> None:
+        check_fraction("the fraction of DropRandom", self.fraction)
 
     def __call__(self, scores: Scores) -> Tensor:
         return _at_least_quantile(TrajectoryNoise(self.seed)(scores), scores, self.fraction, self.scope)
@@ -119,10 +129,13 @@ class FailureOnly:
 
 @dataclass(frozen=True)
 class TrajectoryLength:
-    """[B]: −length in tokens, so that the longest rollouts score lowest."""
+    """[B]: −length in tokens, so that the longest rollouts score lowest; ties go to the rollout's identity.
+
+    Without the ties broken, a filter of the longest would drop nothing once enough rollouts hit the length limit.
+    """
 
     def __call__(self, scores: Scores) -> Tensor:
-        return -scores.lengths.float()
+        return uniform(scores.keys(), 0, -1).float() - scores.lengths
 
 
 @dataclass(frozen=True)

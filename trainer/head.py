@@ -17,6 +17,7 @@ from torch import Tensor
 from trainer.divergences import entropy, kl
 from trainer.losses import Tokens
 from trainer.objective import Objective, Plan
+from trainer.scores import FROM_LOGITS
 
 Logits = Callable[[Tensor], Tensor]
 """Maps positions (int64 `[n]`, into the batch's valid tokens) to float32 logits `[n, V]`."""
@@ -25,6 +26,9 @@ CHUNK_ELEMENTS = 1 << 24  # logits per chunk: 64 MiB in float32, so peak memory 
 
 
 MASS_SUPPORT = 16  # the student's most likely tokens, on which `teacher_mass` is summed
+
+OF_STUDENT = frozenset({"logprobs", "student_entropy"})  # scores that `score_head` gives
+OF_TEACHER = frozenset({"teacher_logprobs", "teacher_entropy", *FROM_LOGITS})  # and those that need a teacher's logits
 
 
 def chunk_size(vocab: int) -> int:
@@ -53,7 +57,12 @@ def score_head(
         teacher: the teacher's logits; None where it gives its log-probs itself.
         want: any of `logprobs, student_entropy, teacher_logprobs, teacher_entropy, reverse_kl, forward_kl,
             teacher_rank, teacher_mass`.
+
+    Raises:
+        ValueError: for a score of another name, or one that needs a teacher where there is none.
     """
+    if missing := set(want) - (OF_STUDENT if teacher is None else OF_STUDENT | OF_TEACHER):
+        raise ValueError(f"cannot give {', '.join(sorted(missing))}: unknown, or in need of a teacher's logits")
     out = {name: hidden.new_empty(len(targets), dtype=torch.float32) for name in want}
     chunk = chunk or chunk_size(len(weight))
     for start in range(0, len(targets), chunk):

@@ -10,8 +10,8 @@ weights, the optimiser and the step number are all there is to resume.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -82,6 +82,7 @@ def train(
         raise UserError(f"method '{spec.method}' needs a reference model: name one, or use the student's start")
     engine.sync(state.policy)
     domains = sorted({domain for domain, _ in spec.teachers})
+    opd = replace(METHODS["opd"], importance_cap=spec.importance_cap)
     while state.step < spec.steps:
         clock = Clock()
         rollouts = _roll_out(spec, state, source, engine)
@@ -102,8 +103,7 @@ def train(
             scores = _scores(spec, state, objective, rollouts, hidden, teacher_view, extra, domains)
             clock.lap("score")
             plan = objective.plan(scores)
-            baseline = METHODS["opd"].plan(scores)
-            diagnostics = diagnose(objective, plan, METHODS["opd"], baseline)
+            diagnostics = diagnose(objective, plan, opd, opd.plan(scores))
             clock.lap("plan")
             loss, norm = _accumulate(spec, state, objective, plan, rollouts, hidden if whole else None, teacher_view)
             finite = bool(torch.isfinite(torch.tensor([loss, norm])).all())
@@ -200,9 +200,10 @@ def _accumulate(
     place[mask] = torch.arange(int(mask.sum()), device=mask.device)
     total = 0.0
     rows = live.any(1).nonzero()[:, 0]
-    for part in (
-        [torch.arange(len(mask), device=mask.device)] if hidden is not None else rows.split(spec.machine.micro_batch)
-    ):
+    parts: Sequence[Tensor] = [torch.arange(len(mask), device=mask.device)]
+    if hidden is None:  # an empty tensor splits into one empty part
+        parts = rows.split(spec.machine.micro_batch) if len(rows) else []
+    for part in parts:
         states = hidden if hidden is not None else state.policy.hidden(rollouts.rows(part))
         # Of the micro-batch's valid tokens, those with a coefficient: the others never reach the head.
         chosen = live[part][mask[part]]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from trainer.divergences import generalised_jsd, kl, mixture
+from trainer.errors import UserError
 from trainer.quantities import LogRatio, Quantity
 from trainer.scores import Scores
 
@@ -65,6 +66,10 @@ class TopK:
     of: Literal["teacher", "student"] = "teacher"
     tail: Literal["bucket", "renormalise", "drop"] = "bucket"
 
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UserError(f"TopK needs at least one id, got k = {self.k}")
+
     def __call__(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probs `[…,V]` of both → `[…,k]` or `[…,k+1]` of both."""
         chosen = (
@@ -78,8 +83,11 @@ class TopK:
             return head
         if self.tail == "renormalise":
             return head - head.logsumexp(-1, keepdim=True)
-        rest = logp.scatter(-1, chosen, -torch.inf).logsumexp(-1, keepdim=True)
-        return torch.cat([head, rest], -1)
+        rest = logp.scatter(-1, chosen, -torch.inf)
+        # A tail without a single possible id stays −inf, but by way of a constant: there logsumexp has no gradient.
+        some = (rest > -torch.inf).any(-1, keepdim=True)
+        bucket = torch.where(some, torch.where(some, rest, 0.0).logsumexp(-1, keepdim=True), -torch.inf)
+        return torch.cat([head, bucket], -1)
 
 
 @dataclass(frozen=True)

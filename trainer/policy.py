@@ -44,7 +44,9 @@ class Policy:
             UserError: if the folder is missing or transformers cannot read it.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()  # our own bars say what is going on
         if not path.is_dir():
             raise UserError(f"model folder {path} does not exist")
         if not (path / "config.json").exists():
@@ -52,8 +54,9 @@ class Policy:
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
             model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"transformers cannot read the model in {path}: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # a damaged folder fails in many ways: SafetensorError, KeyError, OSError, …
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"transformers cannot read the model in {path}: {reason}") from error
         # Dropout would make a rollout and its score disagree.
         return cls(model.eval().to(device), tokenizer, path.name)
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from trainer.errors import check_fraction
 from trainer.scores import Scope, Scores, per_segment, segments, token_extreme
 
 Quantity = Callable[[Scores], Tensor]
@@ -137,6 +138,10 @@ class UnitRobust:
     low: float = 5.0
     high: float = 95.0
 
+    def __post_init__(self) -> None:
+        check_fraction("the low of UnitRobust, a percentile,", self.low, 100.0)
+        check_fraction("the high of UnitRobust, a percentile,", self.high, 100.0)
+
     def __call__(self, scores: Scores) -> Tensor:
         values = self.of(scores)
         unit = torch.zeros_like(values)
@@ -178,6 +183,9 @@ class UnitMinMax:
     of: Quantity
     scope: Scope = "batch"
     cut: float = 100.0
+
+    def __post_init__(self) -> None:
+        check_fraction("the cut of UnitMinMax, a percentile,", self.cut, 100.0)
 
     def __call__(self, scores: Scores) -> Tensor:
         values = self.of(scores)

@@ -85,7 +85,7 @@ def step_record(
         cosine=diagnostics.cosine,
         inert=diagnostics.inert,
         engine_gap=float("nan")
-        if scores is None
+        if scores is None or not scores.mask.any()
         else float((scores.logprobs - rollouts.logprobs)[scores.mask].abs().max()),
         generated_tokens=state.generated_tokens,
         trained_tokens=state.trained_tokens,

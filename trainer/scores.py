@@ -166,7 +166,8 @@ def token_extreme(values: Tensor, scores: Scores, scope: Scope, kind: Literal["a
     """[B]: for each row, the largest or smallest valid value [B,T] of its population (0 if it has none)."""
     ids = segments(scores, scope)
     empty = -torch.inf if kind == "amax" else torch.inf
-    rows = torch.where(scores.mask, values, empty)
+    # One empty column more, for a batch in which every rollout is empty has none to reduce over.
+    rows = torch.nn.functional.pad(torch.where(scores.mask, values, empty), (0, 1), value=empty)
     rows = rows.amax(1) if kind == "amax" else rows.amin(1)
     found = torch.full((len(ids),), empty, dtype=values.dtype, device=values.device)
     found = found.scatter_reduce(0, ids, rows, kind)[ids]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from trainer.errors import UserError
 from trainer.scores import Block
@@ -29,7 +31,7 @@ def paths(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def edit(value: T, path: str, text: str) -> T:
-    """`value` with the leaf at `path` set to what `text` says, read as the type of what stood there.
+    """`value` with the leaf at `path` set to what `text` says, read as the type with which the leaf was declared.
 
     Raises:
         UserError: for a path that does not exist (with the nearest ones), or text of the wrong type.
@@ -38,7 +40,8 @@ def edit(value: T, path: str, text: str) -> T:
     if path not in leaves:
         near = get_close_matches(path, leaves, n=3, cutoff=0.4) or list(leaves)[:8]
         raise UserError(f"unknown option '{path}': did you mean {' or '.join(near)}?")
-    return _put(value, path.split("."), _parse(path, leaves[path], text))
+    steps = path.split(".")
+    return _put(value, steps, _parse(path, _declared(value, steps), text))
 
 
 def _put(value: Any, path: list[str], new: Any) -> Any:
@@ -51,39 +54,54 @@ def _put(value: Any, path: list[str], new: Any) -> Any:
     return replace(value, **{head: _put(getattr(value, head), rest, new)})
 
 
-def _parse(path: str, old: Any, text: str) -> Any:
-    if path.split(".")[-1] == "scope":
-        if text.startswith("block:"):
-            return Block(int(_number(path, text[6:], int)))
-        if text not in ("batch", "trajectory", "group", "domain"):
-            raise UserError(f"option '{path}' is a scope: batch, trajectory, group, domain or block:K, not '{text}'")
+def _declared(value: Any, path: list[str]) -> Any:
+    """The type with which the field at the end of `path` was declared."""
+    for step in path[:-1]:
+        value = value[int(step)] if isinstance(value, tuple) else getattr(value, step)
+    return get_type_hints(type(value))[path[-1]]
+
+
+def _parse(path: str, declared: Any, text: str) -> Any:
+    kinds = get_args(declared) if get_origin(declared) in (Union, UnionType) else (declared,)
+    names = [name for kind in kinds if get_origin(kind) is Literal for name in get_args(kind)]
+    if type(None) in kinds and text == "none":
+        return None
+    if Block in kinds and text.startswith("block:"):
+        return Block(_number(path, text.removeprefix("block:"), int))
+    if names and text in names:
         return text
-    if isinstance(old, bool):
+    if names:
+        known = f"a scope: {', '.join(names)} or block:K" if Block in kinds else " or ".join(names)
+        raise UserError(f"option '{path}' is {known}, not '{text}'")
+    if bool in kinds:
         if text not in ("true", "false"):
             raise UserError(f"option '{path}' is true or false, not '{text}'")
         return text == "true"
-    if isinstance(old, int):
-        return _number(path, text, int)
-    if isinstance(old, float):
-        return _number(path, text, float)
-    if old is None:
-        return None if text == "none" else _number(path, text, float)
-    if isinstance(old, str):
+    for kind in (int, float):
+        if kind in kinds:
+            return _number(path, text, kind)
+    if str in kinds:
         return text
-    raise UserError(f"option '{path}' holds {type(old).__name__}, which cannot be set from text")
+    raise UserError(f"option '{path}' cannot be set from text")
 
 
 def _number(path: str, text: str, kind: type) -> Any:
     try:
-        return kind(text)
+        if math.isfinite(number := kind(text)):
+            return number
     except ValueError:
-        raise UserError(f"option '{path}' is {'a whole number' if kind is int else 'a number'}, not '{text}'") from None
+        pass
+    raise UserError(f"option '{path}' is {'a whole number' if kind is int else 'a number'}, not '{text}'")
 
 
 def describe(value: Any) -> Any:
     """A nested dataclass as plain JSON data: `{"is": class name, field: …}`. Equal values give equal text."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {"is": type(value).__name__} | {f.name: describe(getattr(value, f.name)) for f in fields(value)}
+        found = {f.name: describe(getattr(value, f.name)) for f in fields(value)}
+        for field in fields(value):  # 1 and 1.0 are equal, and should not make two runs
+            if type(found[field.name]) is int and "float" in str(field.type):
+                found[field.name] = float(found[field.name])
+        return {"is": type(value).__name__} | found
     if isinstance(value, tuple | list):
         return [describe(item) for item in value]
     if isinstance(value, dict):

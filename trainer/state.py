@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 
@@ -48,14 +51,20 @@ class TrainState:
         partial.mkdir(parents=True)
         try:
             self.policy.save(partial)
-            torch.save(self.optimiser.state_dict(), partial / "optimiser.pt")
+            with (partial / "optimiser.pt").open("wb") as stream:
+                torch.save(self.optimiser.state_dict(), stream)
             counters = {name: getattr(self, name) for name in COUNTERS}
             (partial / "state.json").write_text(json.dumps({"identity": self.identity, **counters}))
-        except OSError:
+        except Exception as error:
             shutil.rmtree(partial, ignore_errors=True)
-            raise
-        shutil.rmtree(folder, ignore_errors=True)
+            raise _os_error(error, folder) or error from None
+        # Moved aside, not removed, so that no kill leaves half of a folder under the checkpoint's name.
+        old = folder.with_name(folder.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
         partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
 
     @classmethod
     def load(cls, spec: RunSpec, folder: Path) -> TrainState:
@@ -66,18 +75,27 @@ class TrainState:
         """
         try:
             kept = json.loads((folder / "state.json").read_text())
-        except (OSError, json.JSONDecodeError):
+            identity, counters = kept["identity"], {name: int(kept[name]) for name in COUNTERS}
+        except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"{folder} is not a whole checkpoint (no readable state.json): remove it") from None
-        if changed := differences(kept["identity"], spec.identity()):
+        if changed := differences(identity, spec.identity()):
             raise UserError(f"{folder} is a checkpoint of another run: it differs in {', '.join(changed)}")
         policy = Policy.load(folder, spec.machine.device, getattr(torch, spec.machine.dtype))
         state = cls.start(spec, policy)
         try:
             state.optimiser.load_state_dict(torch.load(folder / "optimiser.pt", weights_only=True))
-        except (OSError, RuntimeError, ValueError, EOFError) as error:
-            raise UserError(
-                f"{folder}/optimiser.pt cannot be read ({str(error).splitlines()[0]}): remove {folder}"
-            ) from None
-        for name in COUNTERS:
-            setattr(state, name, kept[name])
+        except (OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{folder}/optimiser.pt cannot be read ({reason}): remove {folder}") from None
+        for name, count in counters.items():
+            setattr(state, name, count)
         return state
+
+
+def _os_error(error: Exception, folder: Path) -> OSError | None:
+    """The file system's error behind one of torch, which keeps it as context, or safetensors, which prints it."""
+    if isinstance(error.__context__, OSError):
+        return error.__context__
+    if found := re.search(r"\(os error (\d+)\)", str(error)):
+        return OSError(int(found[1]), os.strerror(int(found[1])), str(folder))
+    return None

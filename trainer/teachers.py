@@ -53,10 +53,16 @@ class LocalTeacher:
 
 
 class RoutedTeacher:
-    """One teacher per domain. Rows are partitioned by their prompt's domain; the objective never knows."""
+    """One teacher per domain. Rows are partitioned by their prompt's domain; the objective never knows.
+
+    Raises:
+        UserError: if some of the teachers give logits and others log-probs only.
+    """
 
     def __init__(self, teachers: Mapping[str, Teacher]) -> None:
         self.teachers = dict(teachers)
+        if len({"logits" in t.provides for t in self.teachers.values()}) > 1:
+            raise UserError(f"of the teachers for {', '.join(teachers)}, some give logits and some do not")
         self.provides = frozenset.intersection(*(t.provides for t in self.teachers.values()))
 
     def score(self, rollouts: Rollouts) -> TeacherScores:
@@ -78,9 +84,13 @@ class RoutedTeacher:
             parts[index] = self.teachers[names[index]].score(rollouts.rows(rows))
             mine = token_owner == index
             place[mine] = torch.arange(int(mine.sum()), device=place.device)
-        if all(part.logits for part in parts.values()):
+        if "logits" in self.provides:
             return TeacherScores(logits=lambda positions: _gather(parts, token_owner, place, positions))
-        raise UserError("a routed teacher needs members that give logits")
+        logprobs = torch.zeros(len(token_owner), device=place.device)
+        for index, part in parts.items():
+            assert part.logprobs is not None
+            logprobs[token_owner == index] = part.logprobs
+        return TeacherScores(logprobs=logprobs)
 
     @property
     def policies(self) -> list[Policy]:

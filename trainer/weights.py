@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trainer.errors import check_fraction
 from trainer.filters import KeepAll
 from trainer.quantities import Quantity
 from trainer.scores import Scope, Scores, per_segment, segments, token_mean, uniform
@@ -73,9 +74,12 @@ class TopFraction:
     fraction: float = 0.5
     scope: Scope = "batch"
 
+    def __post_init__(self) -> None:
+        check_fraction("the fraction of TopFraction", self.fraction)
+
     def __call__(self, scores: Scores) -> Tensor:
         values = self.of(scores)
-        weight = torch.zeros_like(values)
+        weight = torch.zeros_like(scores.logprobs)
         keys = _token_keys(scores)
 
         def choose(where: Tensor) -> None:
@@ -117,6 +121,11 @@ class Segment:
     fraction: float = 0.5
     start: float | None = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_fraction("the fraction of Segment", self.fraction)
+        if self.start is not None:
+            check_fraction("the start of Segment", self.start)
 
     def __call__(self, scores: Scores) -> Tensor:
         length = scores.lengths
@@ -167,6 +176,9 @@ class SampleFraction:
     seed: int = 0
     scope: Scope = "batch"
 
+    def __post_init__(self) -> None:
+        check_fraction("the fraction of SampleFraction", self.fraction)
+
     def __call__(self, scores: Scores) -> Tensor:
         return TopFraction(_Race(self.of, self.seed), self.fraction, self.scope)(scores)
 
@@ -202,6 +214,9 @@ class RandomMask:
     fraction: float = 0.5
     seed: int = 0
     scope: Scope = "batch"
+
+    def __post_init__(self) -> None:
+        check_fraction("the fraction of RandomMask", self.fraction)
 
     def __call__(self, scores: Scores) -> Tensor:
         return TopFraction(_Noise(self.seed), self.fraction, self.scope)(scores)
@@ -250,8 +265,9 @@ class _Race:
 
 
 def _token_keys(scores: Scores, seed: int = -1) -> Tensor:
-    positions = torch.arange(scores.mask.shape[1], device=scores.mask.device)
-    return uniform(scores.keys()[:, None], positions[None, :], seed)
+    # Counted among the valid tokens, so that padding on either side changes nothing.
+    rank = (scores.mask.cumsum(1) - 1).clamp(min=0)
+    return uniform(scores.keys()[:, None], rank, seed)
 
 
 def _largest(values: Tensor, keys: Tensor, fraction: float) -> Tensor:
@@ -259,6 +275,6 @@ def _largest(values: Tensor, keys: Tensor, fraction: float) -> Tensor:
     count = max(1, round(fraction * len(values)))
     by_key = keys.argsort()
     order = by_key[values[by_key].argsort(descending=True, stable=True)]
-    chosen = torch.zeros_like(values)
+    chosen = torch.zeros(len(values), device=values.device)
     chosen[order[:count]] = 1.0
     return chosen

@@ -1,0 +1,250 @@
+"""Tables as a pure function of kept records: `comparison(records)` is the frame, the rest formats it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich.table import Table as RichTable
+
+from harness import markup
+from harness.markup import Cell, Row, Table, shorten
+from harness.standings import ALPHA, MACRO, comparison, findings, holes
+
+if TYPE_CHECKING:
+    from harness.records import Records
+
+__all__ = [
+    "caption",
+    "comparison",
+    "cost",
+    "details",
+    "headlines",
+    "holes",
+    "remarks",
+    "stacked",
+    "summary",
+    "to_csv",
+    "to_html",
+    "to_latex",
+    "to_markdown",
+    "to_rich",
+]
+
+HOLE = "—"
+
+
+def caption(records: Records, frame: pd.DataFrame) -> str:
+    """What the numbers are: k, n, interval, checker, seeds, baseline, test and Holm family."""
+    manifest = records.manifest
+    benches = manifest["benches"]
+    baseline = _baseline(frame)
+    sizes = ", ".join(f"{shorten(b.get('label') or name)} n = {b['n']}" for name, b in benches.items())
+    ks = "/".join(str(k) for k in sorted({int(b["k"]) for b in benches.values()}))
+    seeds = ", ".join(map(str, manifest["seeds"]))
+    runs = f"mean of training seeds {seeds}" if len(manifest["seeds"]) > 1 else f"one training seed ({seeds})"
+    version = f", version {manifest['checker_version']}" if manifest.get("checker_version") else ""
+    parts = [
+        f"avg@{ks} in percent ± half-width of the 95 % t interval over problems ({sizes}; {runs}; "
+        f"checker {frame['checker'].iloc[0]}{version}); [low, high] where an interval is not symmetric.",
+        f"Second line: paired difference to {baseline} on the same problems, likewise.",
+    ]
+    tested = frame[frame["p"].notna()]
+    if len(tested):
+        single, macro = (int(part.sum()) for part in (tested["bench"] != MACRO, tested["bench"] == MACRO))
+        family = f"{single} comparison{'s' if single > 1 else ''}" + (f", averages over {macro}" if macro else "")
+        how = " or ".join(sorted({test.removeprefix("sign-flip, ") for test in tested["test"]}))
+        parts.append(
+            f"Bold: better than {baseline} by the two-sided paired sign-flip test ({how}) at {ALPHA} after Holm "
+            f"over {family}; ↓: worse by the same test."
+        )
+    if frame["reference"].any():
+        parts.append("Reference models in italics are not ranked.")
+    if frame["value"].isna().any():
+        parts.append(f"{HOLE} not measured.")
+    return " ".join([*parts, str(manifest.get("note") or "")]).strip()
+
+
+def remarks(frame: pd.DataFrame) -> tuple[str, ...]:
+    """What a reader must not miss: inert arms first, then what is missing."""
+    inert = frame[frame["inert"] != ""].drop_duplicates("arm").to_dict("records")
+    loud = [f"INERT: {row['label']} {row['inert']}. Its row says nothing about a method." for row in inert]
+    lacking = holes(frame)
+    if len(lacking) > 4:
+        lacking = [*lacking[:3], f"{len(lacking) - 3} more"]
+    return (*loud, *([f"INCOMPLETE: {' · '.join(lacking)}."] if lacking else []))
+
+
+def headlines(frame: pd.DataFrame) -> list[str]:
+    """A sentence for each arm with differences the adjusted test supports, and one naming the arms without any."""
+    baseline = _baseline(frame)
+    supported: dict[tuple[str, str], list[str]] = {}
+    for row in findings(frame):
+        where = f"{row['bench_label']} {_percent(row['delta'], True)} {_range(row['delta_low'], row['delta_high'])}"
+        p = _p(row["p_holm"])
+        key = (row["label"], "better" if row["bold"] else "worse")
+        supported.setdefault(key, []).append(f"{where}, p {p.replace('<', '< ') if p.startswith('<') else '= ' + p}")
+    lines = [
+        f"{label} is {direction} than {baseline}: {'; '.join(where)} (points, 95 % interval, Holm-adjusted p)."
+        for (label, direction), where in supported.items()
+    ]
+    heard = {label for label, _ in supported}
+    live = frame[frame["p"].notna() & (frame["inert"] == "") & ~frame["label"].isin(heard)]
+    if len(live):
+        lines.append(f"Not distinguishable from {baseline} here: {'; '.join(live['label'].unique())}.")
+    return lines
+
+
+def summary(frame: pd.DataFrame, caption: str = "") -> Table:
+    """Arms × benches: mean ± half-width over the difference to the baseline."""
+    benches = frame.drop_duplicates("bench")["bench_label"]
+    rows = []
+    for _, group in frame.groupby("arm", sort=False):
+        cells = group.to_dict("records")
+        label = cells[0]["label"] + (" (baseline)" if cells[0]["baseline"] else "")
+        flag = "INERT" if cells[0]["inert"] else ""
+        numbers = tuple(Cell(_mean(cell), _delta(cell), cell["bold"]) for cell in cells)
+        rows.append(Row(label, numbers, cells[0]["reference"], flag))
+    return Table(("", *benches), tuple(rows), caption, remarks(frame))
+
+
+def stacked(frame: pd.DataFrame, caption: str = "") -> Table:
+    """The summary with a line per arm × bench, for more benches than fit side by side."""
+    rows = [
+        _row(cell, first, (Cell(cell["bench_label"]), Cell(_mean(cell), bold=cell["bold"]), Cell(_delta(cell))))
+        for cell, first in _lines(frame)
+    ]
+    return Table(("", "", "avg@k", "Δ"), tuple(rows), caption, remarks(frame), words=2)
+
+
+def details(frame: pd.DataFrame) -> Table:
+    """One row per arm × bench: both intervals, both p values, seeds, and what the answers looked like."""
+    head = ("", "bench", "avg@k", "by seed", "Δ", "these problems", "p", "Holm p", "paper checker")
+    rows = []
+    for row, first in _lines(frame):
+        fixed = (row["delta_fixed_high"] - row["delta_fixed_low"]) / 2
+        cells = (
+            Cell(row["bench_label"]),
+            Cell(_mean(row), bold=row["bold"]),
+            Cell(" · ".join(_percent(v) for v in row["per_seed"]) if len(row["per_seed"]) > 1 else ""),
+            Cell(_delta(row)),
+            Cell(f"± {_percent(fixed)}" if math.isfinite(fixed) else ""),
+            Cell(_p(row["p"])),
+            Cell(_p(row["p_holm"])),
+            Cell(_percent(row["value_paper"])),
+            Cell(_percent(row["no_answer"])),
+            Cell(_percent(row["truncated"])),
+            Cell(f"{row['tokens']:.0f}" if math.isfinite(row["tokens"]) else HOLE),
+        )
+        rows.append(_row(row, first, cells))
+    text = (
+        "In percent, but for p and tokens (mean generated tokens per sample). Δ: paired difference to the baseline "
+        "± half-width of its 95 % t interval over problems; these problems: half-width of the 95 % interval for these "
+        "very problems, where only sampling noise counts. Paper checker: avg@k under the released checker. No answer: "
+        "none could be extracted. Truncated: ended by the length limit."
+    )
+    return Table((*head, "no answer", "truncated", "tokens"), tuple(rows), text, words=2)
+
+
+def _lines(frame: pd.DataFrame) -> list[tuple[Mapping[Any, Any], bool]]:
+    """The rows of the frame, and whether each is the first of its arm."""
+    first = ~frame["arm"].duplicated()
+    return list(zip(frame.to_dict("records"), first, strict=True))
+
+
+def _row(row: Mapping[Any, Any], first: bool, cells: tuple[Cell, ...]) -> Row:
+    """A line of several that belong to one arm: its label stands on the first."""
+    label = row["label"] + (" (baseline)" if row["baseline"] else "")
+    return Row(label if first else "", cells, row["reference"], "INERT" if row["inert"] and first else "")
+
+
+def cost(records: Records) -> Table:
+    """Mean seconds per step by stage, peak memory and generated tokens of every trained arm."""
+    stages = ["seconds_rollout", "seconds_score", "seconds_plan", "seconds_update"]
+    timings, steps = records.timings, records.steps
+    rows = []
+    for arm, spec in records.manifest["arms"].items():
+        mine = timings[timings["arm"].astype(str) == arm] if len(timings) else timings
+        if spec.get("reference") or mine.empty:
+            continue
+        seconds = [float(mine[stage].mean()) for stage in stages]
+        tokens = steps[steps["arm"].astype(str) == arm].groupby("seed")["generated_tokens"].max().mean()
+        cells = [Cell(f"{value:.2f}" if math.isfinite(value) else HOLE) for value in (*seconds, sum(seconds))]
+        cells += [Cell(_amount(float(mine["peak_memory_mib"].max()))), Cell(_amount(float(tokens)))]
+        rows.append(Row(shorten(spec.get("label") or arm), tuple(cells)))
+    head = ("", "rollout", "score", "plan", "update", "step", "peak memory, MiB", "tokens per run")
+    return Table(head, tuple(rows), "Mean seconds per optimiser step, by stage. As measured on the hardware below.")
+
+
+def to_markdown(frame: pd.DataFrame, caption: str = "") -> str:
+    """The summary table as GitHub-flavoured Markdown."""
+    return markup.markdown(summary(frame, caption))
+
+
+def to_latex(frame: pd.DataFrame, caption: str = "", label: str = "tab:comparison") -> str:
+    """The summary table as a LaTeX `table` that needs only `booktabs`."""
+    return markup.latex(summary(frame, caption), label)
+
+
+def to_html(frame: pd.DataFrame, caption: str = "") -> str:
+    """The summary table as an HTML fragment."""
+    return markup.to_html(summary(frame, caption))
+
+
+def to_rich(frame: pd.DataFrame, caption: str = "", title: str = "") -> RichTable:
+    """The summary table for a terminal; with more than three benches, one line per arm × bench."""
+    layout = summary if frame["bench"].nunique() <= 4 else stacked
+    return markup.to_rich(layout(frame, caption), title)
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """The whole frame: fractions to six decimals, holes empty, values by seed separated by semicolons."""
+    flat = frame.copy()
+    for column in ("per_seed", "delta_per_seed"):
+        flat[column] = [";".join(f"{v:.6f}" for v in values) for values in flat[column]]
+    return flat.to_csv(index=False, float_format="%.6f", lineterminator="\n")
+
+
+def _baseline(frame: pd.DataFrame) -> str:
+    return str(frame.loc[frame["baseline"], "label"].iloc[0])
+
+
+def _percent(value: float, signed: bool = False) -> str:
+    if not math.isfinite(value):
+        return HOLE
+    tenths = round(value * 1000)
+    sign = "−" if tenths < 0 else "+" if signed and tenths > 0 else ""
+    return f"{sign}{abs(tenths) / 10:.1f}"
+
+
+def _range(low: float, high: float) -> str:
+    return f"[{_percent(low, True)}, {_percent(high, True)}]" if math.isfinite(low + high) else HOLE
+
+
+def _interval(value: float, low: float, high: float, signed: bool = False) -> str:
+    if not math.isfinite(value):
+        return HOLE
+    # an interval cut at its bounds, or an exact one, has no single half-width
+    if abs((high - value) - (value - low)) < 1e-9:
+        return f"{_percent(value, signed)} ± {_percent(high - value)}"
+    return f"{_percent(value, signed)} [{_percent(low, signed)}, {_percent(high, signed)}]"
+
+
+def _mean(row: Mapping[Any, Any]) -> str:
+    return _interval(row["value"], row["low"], row["high"])
+
+
+def _delta(row: Mapping[Any, Any]) -> str:
+    if not math.isfinite(row["delta"]):
+        return ""
+    return _interval(row["delta"], row["delta_low"], row["delta_high"], True) + (" ↓" if row["worse"] else "")
+
+
+def _p(p: float) -> str:
+    return HOLE if not math.isfinite(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}".replace(",", "\u202f") if math.isfinite(value) else HOLE

@@ -1,0 +1,407 @@
+"""Answers that try to hang, crash or fool their reader, and the worker processes that have to bear them."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import harness.answers
+from harness.answers import Graded, grade, grade_many, strict
+from harness.answers.extract import last_box, released_box
+from harness.answers.workers import Pool, close_shared_pool, shared_pool
+
+TOWER = "9^{9^{9^{9}}}"
+LINUX = Path("/proc/self/limits").exists()
+
+
+def boxed(text: str) -> str:
+    return f"\\boxed{{{text}}}"
+
+
+def is_running(pid: int) -> bool:
+    """Whether ``pid`` is a live process; a dead child that nobody has waited for yet counts as gone."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def are_gone(pids: list[int], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while any(map(is_running, pids)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not any(map(is_running, pids))
+
+
+@pytest.fixture
+def short_limits(monkeypatch):
+    monkeypatch.setattr(harness.answers, "TIME_LIMITS", {"strict": 2.0, "paper": 1.0})
+
+
+# --- text -------------------------------------------------------------------------------------------------------
+
+HOSTILE = {
+    "unclosed": "\\boxed{25",
+    "empty": boxed(""),
+    "only braces": boxed("{" * 500 + "}" * 500),
+    "unbalanced": boxed("\\frac{1}{2"),
+    "stray closers": "}}}}\\boxed{5}}}}}",
+    "10,000 commas": boxed("," * 10_000),
+    "10,000 items": boxed(",".join("1" for _ in range(10_000))),
+    "90 items": boxed(",".join(str(n) for n in range(90))),
+    "100 kB of digits": boxed("7" * 100_000),
+    "100 kB of spaces": "\\boxed" + " " * 100_000 + "x",
+    "100 kB of boxes": "\\boxed{" * 15_000,
+    "100 kB of closed boxes": "\\boxed{1}" * 11_000,
+    "301 characters": boxed("1+" * 150 + "1"),
+    "cut inside a command": boxed("x" * 295 + "\\frac{1}{2}"),
+    "huge exponent": boxed("1e999999999"),
+    "tiny exponent": boxed("10^{-99999999999999999999}"),
+    "long literal": boxed("0." + "1" * 1900),
+    "huge factorial": boxed("(10^{100})!"),
+    "huge binomial": boxed("\\binom{10^{9}}{10^{8}}"),
+    "huge angle": boxed("\\sin(10^{10^{10}})"),
+    "division by zero": boxed("\\frac{1}{0}"),
+    "zero to zero": boxed("0^{0}"),
+    "nested roots": boxed("\\sqrt{" * 200 + "2" + "}" * 200),
+    "long sum": boxed("+".join(["x"] * 700)),
+    "deep fractions": boxed("\\frac{1}{" * 150 + "2" + "}" * 150),
+    "styles in styles": boxed("\\mathbf{" * 200 + "1" + "}" * 200),
+    "NUL": boxed("5\x00"),
+    "RTL marks": boxed("\u202e5\u202c"),
+    "zero width": boxed("\u200b5\ufeff"),
+    "lone surrogate": boxed("\ud8005"),
+    "full width": boxed("５"),
+    "script": boxed("<script>alert(1)</script>"),
+    "unicode minus": boxed("−5"),
+    "newlines": boxed("\n\n5\n\n"),
+    "backslashes": boxed("\\" * 999),
+    "dollar soup": boxed("$" * 999),
+    "percent soup": boxed("%" * 300),
+    "caret soup": boxed("^" * 300),
+    "python": boxed("__import__('os').system('true')"),
+    "infinity": boxed("\\infty - \\infty"),
+    "imaginary": boxed("i^{i^{i}}"),
+    "empty matrix": boxed("\\begin{pmatrix}\\end{pmatrix}"),
+    "half a matrix": boxed("\\begin{pmatrix} 1 & 2 \\\\ 3"),
+    "endless chain": boxed("=".join("x" for _ in range(400))),
+    "bars": boxed("|" * 301),
+    "plus minus": boxed("\\pm" * 200 + "5"),
+}
+RIGHT = {"NUL", "RTL marks", "zero width", "lone surrogate", "full width", "newlines", "stray closers"}
+
+
+def test_hostile_texts_get_a_verdict(short_limits):
+    """Both checkers answer every one, and strict accepts exactly those that do say 5."""
+    graded = dict(zip(HOSTILE, grade_many([(text, "5", "minerva") for text in HOSTILE.values()]), strict=True))
+    assert {name for name, verdicts in graded.items() if verdicts.strict.correct} == RIGHT
+    assert all(verdicts.strict.reason and verdicts.paper.reason for verdicts in graded.values())
+    timeouts = {name for name, verdicts in graded.items() if verdicts.strict.reason == "timeout"}
+    assert timeouts == set()  # strict is bounded by construction, the clock is its second line
+
+
+@pytest.mark.parametrize("bench", ["aime24", "math500", "minerva", "olympiadbench", "toy-aime", "no such set"])
+def test_hostile_golds_get_a_verdict(bench):
+    """A gold is a user's text, too: none raises, and none but 5 itself is met by the answer 5."""
+    golds = [text[len("\\boxed{") : -1] for name, text in HOSTILE.items() if name not in RIGHT]
+    verdicts = [grade(boxed("5"), gold, "strict", bench) for gold in golds]
+    assert [gold for gold, verdict in zip(golds, verdicts, strict=True) if verdict.correct] == []
+    assert not any(verdict.reason == "timeout" for verdict in verdicts)
+
+
+def test_a_few_hostile_golds_for_the_released_checker(short_limits):
+    golds = [
+        HOSTILE[name][len("\\boxed{") : -1] for name in ("NUL", "lone surrogate", "100 kB of digits", "nested roots")
+    ]
+    assert len([grade(boxed("\\frac{10}{2}"), gold, "paper") for gold in golds]) == 4
+
+
+def test_one_call_on_a_tower_of_powers(short_limits):
+    assert not grade(boxed(TOWER), "5", "strict").correct
+    assert grade(boxed(TOWER), "5", "paper").reason in ("timeout", "error: out of memory", "different", "unreadable")
+    assert grade(boxed("\\frac{10}{2}"), "5", "paper").correct  # and the next answer is judged as ever
+
+
+def fuzzed(draw: random.Random, towers: bool = False) -> str:
+    """A random answer of LaTeX pieces, damaged in one of several ways."""
+    pieces = [
+        *(
+            "5",
+            "-",
+            "+",
+            "=",
+            ",",
+            ".",
+            "x",
+            "{",
+            "}",
+            "(",
+            ")",
+            "[",
+            "]",
+            "^",
+            "_",
+            "|",
+            "!",
+            "%",
+            "$",
+            "&",
+            " ",
+            "\\\\",
+        ),
+        *(
+            "\\frac",
+            "\\frac{1}{2}",
+            "\\sqrt",
+            "\\sqrt{2}",
+            "\\pi",
+            "\\sin",
+            "\\log_2",
+            "\\text{ cm}",
+            "\\text{or}",
+            "\\pm",
+        ),
+        *(
+            "\\cup",
+            "\\infty",
+            "\\{",
+            "\\}",
+            "\\left(",
+            "\\right]",
+            "\\le",
+            "\\in",
+            "\\begin{pmatrix}",
+            "\\end{pmatrix}",
+        ),
+        *(
+            "10^{5}",
+            "1e7",
+            "3,141",
+            "\\times",
+            "\\cdot",
+            "\\ldots",
+            "e^{it}",
+            "f(x)",
+            "\\dot{x}",
+            "x'",
+            "\\lfloor",
+            "\\rceil",
+        ),
+        *("\\boxed{", "−", "５", "½", "²", "\x00", "\u202e", "\ud800", "√", "∞", "\\mathbb{R}", "\\binom{5}{2}", "7!"),
+    ]
+    if towers:
+        pieces += ["^{9^{9}}", "!!", "^{x^{x}}", "9" * 50]
+    text = "".join(draw.choice(pieces) for _ in range(draw.choice((1, 2, 3, 5, 8, 13, 30, 80))))
+    damage = draw.random()
+    if damage < 0.1:
+        return "\\boxed{" + text
+    if damage < 0.2:
+        return text * draw.randint(1, 40)
+    if damage < 0.3:
+        return "\\boxed " + text
+    return f"so \\boxed{{{text}}} done"
+
+
+FUZZ_GOLDS = (
+    "5",
+    "4.5e33",
+    "\\frac{1}{2}",
+    "(3,4]",
+    "1,-2",
+    "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}",
+    "f(x)=2x",
+    "x+1",
+)
+
+
+def fuzz(cases: int, seed: int, towers: bool) -> list[Graded]:
+    draw = random.Random(seed)
+    items = [(fuzzed(draw, towers), draw.choice(FUZZ_GOLDS), draw.choice(("minerva", "math500"))) for _ in range(cases)]
+    graded = grade_many(items)
+    assert len(graded) == cases
+    failures = [
+        (item, verdicts.strict.reason)
+        for item, verdicts in zip(items, graded, strict=True)
+        if verdicts.strict.reason.startswith(("error", "timeout"))
+    ]
+    assert failures == []  # an error is a defect of ours, a timeout of a text this short is one, too
+    return graded
+
+
+def test_fuzz(short_limits):
+    graded = fuzz(600, seed=7, towers=False)
+    assert 0 < sum(verdicts.strict.correct for verdicts in graded) < 60  # some pieces are right answers by themselves
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_fuzz_ten_thousand(monkeypatch):
+    monkeypatch.setattr(harness.answers, "TIME_LIMITS", {"strict": 5.0, "paper": 1.0})
+    fuzz(10_000, seed=11, towers=True)
+
+
+def test_reading_is_linear_in_a_long_response():
+    """Characters looked at, not seconds: a tail of boxes is read once, however much text stands before it."""
+    filler = "blah {} \\frac{1}{2} " * 50_000
+    assert last_box(filler + boxed("5")).text == "5"
+    assert released_box(filler + boxed("5")) == "5"
+    assert last_box(boxed("5") + filler).text == "5"
+
+
+def test_strict_bounds_hold_without_a_clock():
+    """In this process, without any limit on time: each of these would run for ever if it were computed."""
+    for text in (TOWER, "2^{2^{2^{2^{2^{2}}}}}", "((9!)!)!", "10^{10^{100}}", "\\sin(9^{9^{9}})", "e^{e^{e^{e^{e}}}}"):
+        assert not strict.compare("5", text, "minerva").equal
+        assert strict.compare(text, text, "minerva").equal  # a gold may be one: equal texts need no value
+
+
+# --- processes ----------------------------------------------------------------------------------------------------
+
+
+def task(prediction: str, gold: str = "5", checker: str = "strict") -> dict[str, str]:
+    return {"checker": checker, "gold": gold, "prediction": prediction, "bench": "math500"}
+
+
+@pytest.fixture
+def pool():
+    made = Pool(size=1)
+    yield made
+    made.close()
+
+
+def test_a_worker_at_its_limit_is_killed_and_replaced(pool):
+    assert pool.run(task("2+3"), 5).outcome == "equal"
+    first = pool.pids()
+    assert pool.run(task(TOWER, checker="paper"), 0.3).outcome == "timeout"
+    assert pool.pids() == []
+    assert are_gone(first, 5)
+    assert pool.run(task("2+3"), 5).outcome == "equal"
+    assert len(pool.pids()) == 1 and pool.pids() != first
+
+
+def test_a_worker_killed_from_outside_is_replaced(pool):
+    assert pool.run(task("2+3"), 5).outcome == "equal"
+    first = pool.pids()
+    os.kill(first[0], signal.SIGKILL)
+    assert are_gone(first, 5)
+    assert pool.run(task("1+3"), 5).outcome == "different"
+    assert len(pool.pids()) == 1 and pool.pids() != first
+
+
+@pytest.mark.skipif(not LINUX, reason="reads /proc")
+def test_workers_run_under_a_memory_limit():
+    pool = Pool(size=1, memory_mib=700)
+    assert pool.run(task("2+3"), 5).outcome == "equal"
+    limits = Path(f"/proc/{pool.pids()[0]}/limits").read_text()
+    assert [str(700 << 20)] * 2 == next(line for line in limits.splitlines() if "address space" in line).split()[3:5]
+    pool.close()
+
+
+@pytest.mark.skipif(not LINUX, reason="reads /proc")
+def test_workers_have_a_limit_on_processor_time_from_the_kernel(pool):
+    """Even one endless instruction ends: the kernel counts, whoever holds the interpreter's lock."""
+    pool.run(task("2+3"), 5)
+    limits = Path(f"/proc/{pool.pids()[0]}/limits").read_text()
+    seconds = int(next(line for line in limits.splitlines() if "cpu time" in line).split()[3])
+    assert 6 <= seconds <= 60
+
+
+def test_a_call_with_a_bound_does_not_wait_for_a_busy_worker(pool):
+    pool.run(task("2+3"), 5)
+    busy = threading.Thread(target=pool.run, args=(task(TOWER, checker="paper"), 3))
+    busy.start()
+    while not pool.pids() or pool._idle:
+        time.sleep(0.01)
+    reply = pool.run(task("2+3"), 5, within=0.2)
+    assert (reply.outcome, reply.reason) == ("error", "error: no judging process was free in time")
+    busy.join()
+    assert pool.run(task("2+3"), 5, within=60).outcome == "equal"
+
+
+def test_many_threads_share_few_workers():
+    pool = Pool(size=2)
+    found: dict[int, str] = {}
+    threads = [
+        threading.Thread(target=lambda n=n: found.update({n: pool.run(task(f"{n}-7+5", gold=str(n - 2)), 10).outcome}))
+        for n in range(30)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {n: "equal" for n in range(30)}
+    assert 1 <= len(pool.pids()) <= 2
+    pids = pool.pids()
+    pool.close()
+    assert are_gone(pids, 5)
+
+
+def test_the_shared_pool_can_be_closed_and_used_again():
+    assert grade(boxed("u+u"), "2u").correct
+    pids = shared_pool().pids()
+    close_shared_pool()
+    assert pids and are_gone(pids, 5)
+    assert grade(boxed("u+u+u"), "3u").correct
+
+
+CHILD = """
+import os, sys, threading
+from harness.answers import grade
+from harness.answers.workers import shared_pool
+assert grade(r"\\boxed{2x+x}", "3x").correct
+print(*shared_pool().pids(), flush=True)
+if sys.argv[1] == "busy":
+    threading.Thread(target=grade, args=(r"\\boxed{9^{9^{9^{9}}}}", "5", "paper"), daemon=True).start()
+if sys.argv[1] != "exit":
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not LINUX, reason="reads /proc")
+@pytest.mark.parametrize("how", ["exit", "killed", "busy"])
+def test_no_worker_outlives_its_parent(how):
+    """After a normal exit, after SIGKILL while the worker waits, after SIGKILL while it computes."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    pids = [int(pid) for pid in child.stdout.readline().split()]
+    assert pids
+    if how != "exit":
+        assert all(map(is_running, pids))
+        if how == "busy":
+            time.sleep(0.5)
+        child.kill()
+    child.wait(60)
+    assert are_gone(pids, 30)
+    assert child.stdin is not None
+    child.stdin.close()
+    child.stdout.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_has_workers_of_its_own():
+    assert grade(boxed("k+k"), "2k").correct
+    before = shared_pool().pids()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            right = grade(boxed("k+k+k"), "3k").correct
+            code = 0 if right and not set(shared_pool().pids()) & set(before) else 2
+            close_shared_pool()
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert shared_pool().pids() == before and all(map(is_running, before))
+    assert grade(boxed("k+k+k+k"), "4k").correct

@@ -1,0 +1,97 @@
+"""The import directions of the design, read from the sources and checked in fresh interpreters."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+TRAINER = sorted((ROOT / "trainer").glob("*.py"))
+
+# Each may import from those before it, and nothing but torch beside the standard library.
+ALGEBRA = [
+    "errors",
+    "scores",
+    "quantities",
+    "rewards",
+    "divergences",
+    "filters",
+    "weights",
+    "losses",
+    "objective",
+    "methods",
+]
+TORCHLESS = ["records", "stats", "tables", "plots", "report", "claims"]
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of everything a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+            # `from trainer import methods` names a module, too
+            found |= {f"{node.module}.{alias.name}" for alias in node.names if node.module in ("trainer", "harness")}
+    return found
+
+
+def third_parties(path: Path) -> set[str]:
+    tops = {name.partition(".")[0] for name in imports(path)}
+    return tops - set(sys.stdlib_module_names) - {"trainer", "harness", "ablations"}
+
+
+@pytest.mark.parametrize("path", TRAINER, ids=lambda p: p.stem)
+def test_the_trainer_knows_neither_harness_nor_ablations(path: Path) -> None:
+    assert not {name for name in imports(path) if name.partition(".")[0] in ("harness", "ablations", "tests")}
+
+
+@pytest.mark.parametrize("name", ALGEBRA)
+def test_the_algebra_is_layered_and_needs_torch_only(name: str) -> None:
+    path = ROOT / "trainer" / f"{name}.py"
+    assert third_parties(path) <= {"torch"}
+    inner = {n.split(".")[1] for n in imports(path) if n.startswith("trainer.")}
+    below = set(ALGEBRA[: ALGEBRA.index(name)])
+    assert inner <= below, f"{name} imports {sorted(inner - below)}"
+
+
+def test_transformers_is_known_to_two_files_only() -> None:
+    users = {path.stem for path in TRAINER if "transformers" in third_parties(path)}
+    assert users <= {"policy", "engines"}  # the model, and the cache of its decoder
+
+
+def test_the_modules_of_the_trainer_are_found() -> None:
+    assert {p.stem for p in TRAINER} >= {*ALGEBRA, "head", "config", "settings", "loop", "engines", "teachers"}
+
+
+@pytest.mark.parametrize("name", TORCHLESS)
+def test_reports_regenerate_without_torch(name: str) -> None:
+    module = f"harness.{name}"
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} does not exist")
+    code = f"import sys, {module}; print(sorted(m for m in sys.modules if m.partition('.')[0] in ('torch', 'transformers')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_importing_the_algebra_leaves_the_heavy_packages_out() -> None:
+    code = (
+        "import sys, trainer.methods, trainer.config\n"
+        "print(sorted({m.partition('.')[0] for m in sys.modules} & {'transformers', 'pandas', 'matplotlib', 'harness'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", TRAINER, ids=lambda p: p.stem)
+def test_files_stay_small(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from tests.worlds import tiny_policy, tiny_tokenizer
+from trainer.data import Prompt
+from trainer.errors import UserError
+from trainer.policy import Policy, share_vocabulary
+from trainer.rollout import Rollouts, Sample, pack
+from trainer.teachers import LocalTeacher, RoutedTeacher, TeacherScores
+
+PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12], [13, 14], [15, 16]]
+ANSWERS = [(20, 21, 1), (22, 1), (23, 24, 25, 26), (), (27, 28)]
+
+
+def batch(domains: Sequence[str]) -> Rollouts:
+    return pack(
+        [Prompt(f"p{i}", "", domain) for i, domain in enumerate(domains)],
+        PROMPTS,
+        [Sample(a, (0.0,) * len(a), "stop") for a in ANSWERS],
+        list(range(5)),
+        0,
+    )
+
+
+def plain_logits(policy: Policy, row: int) -> torch.Tensor:
+    """[tokens of the answer, vocab] by one unpadded forward."""
+    prompt, answer = PROMPTS[row], ANSWERS[row]
+    with torch.no_grad():
+        logits = policy.model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0]
+    return logits[len(prompt) - 1 : len(prompt) - 1 + len(answer), : policy.vocab]
+
+
+def everything(scores: TeacherScores, count: int) -> torch.Tensor:
+    assert scores.logits is not None
+    return scores.logits(torch.arange(count))
+
+
+# --- local ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 64])
+def test_a_local_teacher_gives_the_logits_of_plain_forwards(micro_batch: int) -> None:
+    policy = tiny_policy(2, head_rows=72)
+    found = LocalTeacher(policy, micro_batch).score(batch([""] * 5))
+    expected = torch.cat([plain_logits(policy, row) for row in range(5)])
+    torch.testing.assert_close(everything(found, 11), expected, rtol=1e-4, atol=1e-5)
+    assert found.logits is not None
+    picked = found.logits(torch.tensor([10, 0, 3]))
+    torch.testing.assert_close(picked, expected[[10, 0, 3]], rtol=1e-4, atol=1e-5)
+    assert not picked.requires_grad
+
+
+def test_a_local_teacher_provides_everything_and_is_frozen() -> None:
+    policy = tiny_policy(2)
+    teacher = LocalTeacher(policy)
+    assert teacher.provides == {"logprobs", "entropy", "logits"}
+    assert not any(p.requires_grad for p in policy.model.parameters())
+
+
+# --- routed ---------------------------------------------------------------------------------------------------
+
+
+def test_a_routed_teacher_equals_each_specialist_on_its_rows() -> None:
+    math, code = tiny_policy(2), tiny_policy(4)
+    domains = ["math", "code", "code", "math", "math"]
+    routed = RoutedTeacher({"math": LocalTeacher(math, 2), "code": LocalTeacher(code, 2)})
+    found = routed.score(batch(domains))
+    owner = {"math": math, "code": code}
+    expected = torch.cat([plain_logits(owner[domain], row) for row, domain in enumerate(domains)])
+    torch.testing.assert_close(everything(found, 11), expected, rtol=1e-4, atol=1e-5)
+    assert found.logits is not None
+    for positions in ([10, 0, 3, 4, 7], [3, 4], [0], [9, 9, 2]):  # any order, one owner only, repeats
+        found_here = found.logits(torch.tensor(positions))
+        torch.testing.assert_close(found_here, expected[positions], rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_of_one_domain_asks_one_teacher() -> None:
+    class Refuses(LocalTeacher):
+        def score(self, rollouts: Rollouts) -> TeacherScores:
+            raise AssertionError("asked")
+
+    policy = tiny_policy(2)
+    routed = RoutedTeacher({"math": LocalTeacher(policy), "code": Refuses(tiny_policy(4))})
+    expected = torch.cat([plain_logits(policy, row) for row in range(5)])
+    torch.testing.assert_close(everything(routed.score(batch(["math"] * 5)), 11), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_domain_is_refused_by_name() -> None:
+    routed = RoutedTeacher({"math": LocalTeacher(tiny_policy(2)), "code": LocalTeacher(tiny_policy(4))})
+    with pytest.raises(UserError, match="'p1' has domain 'law'.*math, code"):
+        routed.score(batch(["math", "law", "code", "math", "math"]))
+
+
+class Remote:
+    """A teacher that gives log-probs only."""
+
+    provides = frozenset({"logprobs"})
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def score(self, rollouts: Rollouts) -> TeacherScores:
+        return TeacherScores(logprobs=torch.full((int(rollouts.mask.sum()),), self.value))
+
+
+def test_a_routed_teacher_of_members_that_give_log_probs_only() -> None:
+    routed = RoutedTeacher({"math": Remote(-1.0), "code": Remote(-2.0)})
+    assert routed.provides == {"logprobs"}
+    found = routed.score(batch(["math", "code", "code", "math", "math"]))
+    assert found.logits is None
+    assert found.logprobs is not None
+    # answers of 3, 2, 4, 0, 2 tokens
+    assert found.logprobs.tolist() == [-1.0] * 3 + [-2.0] * 6 + [-1.0] * 2
+
+
+def test_members_of_two_kinds_are_refused_at_once() -> None:
+    with pytest.raises(UserError, match="some give logits and some do not"):
+        RoutedTeacher({"math": LocalTeacher(tiny_policy(2)), "code": Remote(-1.0)})
+
+
+def test_a_routed_teacher_knows_its_policies() -> None:
+    routed = RoutedTeacher({"math": LocalTeacher(tiny_policy(2)), "code": LocalTeacher(tiny_policy(4))})
+    assert routed.provides == {"logprobs", "entropy", "logits"}
+    assert [p.name for p in routed.policies] == ["tiny-2", "tiny-4"]
+
+
+# --- vocabularies ---------------------------------------------------------------------------------------------
+
+
+def test_head_sizes_may_differ_where_the_tokenizer_is_the_same() -> None:
+    student, teacher = tiny_policy(1, head_rows=64), tiny_policy(2, head_rows=72)
+    share_vocabulary(student, teacher)
+    assert student.vocab == teacher.vocab == 60  # the tokens there are
+    assert student.head.shape == teacher.head.shape
+
+
+def test_a_head_smaller_than_the_tokenizer_limits_both() -> None:
+    big = tiny_tokenizer("w", 120)
+    student, teacher = tiny_policy(1, 119, tokenizer=big), tiny_policy(2, 128, tokenizer=big)
+    share_vocabulary(student, teacher)
+    assert student.vocab == teacher.vocab == 119
+
+
+def test_another_tokenizer_is_refused_with_the_first_difference() -> None:
+    student, teacher = tiny_policy(1, name="small"), tiny_policy(2, tokenizer=tiny_tokenizer("v"), name="big")
+    with pytest.raises(UserError, match="'small' and teacher 'big' have different vocabularies: id 5 is 'w5'.*'v5'"):
+        share_vocabulary(student, teacher)
+
+
+def test_a_tokenizer_of_half_the_size_is_refused() -> None:
+    student = tiny_policy(1)
+    teacher = tiny_policy(2, head_rows=128, tokenizer=tiny_tokenizer("w", 120))
+    with pytest.raises(UserError, match="different vocabularies"):
+        share_vocabulary(student, teacher)
+
+
+def test_a_few_extra_tokens_at_the_end_are_cut_off() -> None:
+    student = tiny_policy(1, 128, tokenizer=tiny_tokenizer("w", 120))
+    teacher = tiny_policy(2, 128, tokenizer=tiny_tokenizer("w", 121))
+    share_vocabulary(student, teacher)
+    assert student.vocab == teacher.vocab == 120
+
+
+def test_models_that_end_differently_are_refused() -> None:
+    student, teacher = tiny_policy(1), tiny_policy(2)
+    teacher.eos_ids = frozenset({9})
+    with pytest.raises(UserError, match="no end-of-sequence id"):
+        share_vocabulary(student, teacher)
