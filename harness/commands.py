@@ -227,7 +227,7 @@ def evaluate(args: Args) -> int:
     from harness.evaluate import ModelResponder, ReplayResponder
     from harness.evaluate import evaluate as run_eval
     from harness.monitor import single_bar
-    from harness.records import RESULTS
+    from harness.records import RESULTS, write_atomic
     from harness.run import EVAL_BATCH
     from trainer.config import digest
     from trainer.engines import HFEngine
@@ -239,6 +239,9 @@ def evaluate(args: Args) -> int:
     loaded = {bench: load_benchmark(bench, args.data_dir) for bench in args.bench}
     sampling = {"temperature": args.temperature, "top_p": args.top_p, "style": args.prompt, "limit": args.limit}
     plans = [_plan(b, loaded[b], args.k, args.max_tokens, args.seed, **sampling) for b in args.bench]
+    names = [plan.name for plan in plans]
+    if doubled := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"benchmark '{min(doubled)}' is named twice: give each file a name of its own")
     policy = None
     if args.engine == "hf":
         folder = assets.model_folder(args.model)
@@ -261,21 +264,29 @@ def evaluate(args: Args) -> int:
         else:
             responder = ModelResponder(HFEngine(policy, EVAL_BATCH), policy, plan, name)
         with single_bar(bench, console) as update:
-            rows = run_eval(
-                responder,
-                loaded[bench],
-                plan,
-                out,
-                lambda done, total, bench=bench, update=update: update(f"{bench} {done}/{total}", done / total),
-            )
-        (out / f"{Path(bench).stem}.rows.json").write_text(json.dumps(rows))
-    _print_summary(out, plans, console)
+
+            def progress(done: int, total: int, name: str = plan.name, update: Any = update) -> None:
+                update(f"{name} {done}/{total}", done / total)
+
+            rows = run_eval(responder, loaded[bench], plan, out, progress)
+        write_atomic(out / f"{plan.name}.rows.json", json.dumps(rows))
+    families = {
+        plan.name: {p.id: p.family for p in loaded[plan.bench].problems}
+        for plan in plans
+        if loaded[plan.bench].spec.families
+    }
+    _print_summary(out, plans, console, families)
     console.print(f"generations and verdicts: {out}", soft_wrap=True)
     return 0
 
 
-def _print_summary(folder: Path, plans: list[Any], console: Any) -> None:
-    """A line per benchmark: avg@k with its interval under both checkers, and what went wrong."""
+def _print_summary(
+    folder: Path, plans: list[Any], console: Any, families: dict[str, dict[str, str]] | None = None
+) -> None:
+    """A line per benchmark: avg@k with its interval under both checkers, and what went wrong.
+
+    Problems of one family (`families[bench][problem]`) are one cluster of the interval.
+    """
     import pandas as pd
     from rich.table import Table
 
@@ -285,14 +296,17 @@ def _print_summary(folder: Path, plans: list[Any], console: Any) -> None:
     for column in ("benchmark", "n", "k", "strict", "paper checker", "no answer", "truncated", "tokens"):
         table.add_column(column, justify="left" if column == "benchmark" else "right")
     for plan in plans:
-        rows = pd.DataFrame(json.loads((folder / f"{Path(plan.bench).stem}.rows.json").read_text()))
+        rows = pd.DataFrame(json.loads((folder / f"{plan.name}.rows.json").read_text()))
 
-        def estimate(column: str, rows: Any = rows) -> str:
-            e = avg_at_k(rows.pivot(index="problem", columns="sample", values=column).to_numpy(dtype=float))
+        family = (families or {}).get(plan.name)
+
+        def estimate(column: str, rows: Any = rows, family: dict[str, str] | None = family) -> str:
+            grid = rows.pivot(index="problem", columns="sample", values=column)
+            e = avg_at_k(grid.to_numpy(dtype=float), clusters=[family[p] for p in grid.index] if family else None)
             return f"{100 * e.value:.1f} [{100 * e.low:.1f}, {100 * e.high:.1f}]"
 
         table.add_row(
-            plan.bench,
+            plan.name,
             str(rows["problem"].nunique()),
             str(plan.k),
             estimate("correct"),

@@ -36,6 +36,11 @@ class EvalPlan:
         if self.limit is not None and self.limit < 1:
             raise UserError(f"option 'limit' must be at least 1, got {self.limit}")
 
+    @property
+    def name(self) -> str:
+        """Of the benchmark in files and tables: its registered name, or the stem of a user's file."""
+        return Path(self.bench).stem
+
 
 @dataclass(frozen=True)
 class Response:
@@ -114,7 +119,8 @@ class ReplayResponder:
             row = self.found.get((problem, index))
             if row is None:
                 raise UserError(
-                    f"{self.path} has no sample {index} of problem '{problem}': give k samples of every problem or lower --k"
+                    f"{self.path} has no sample {index} of problem '{problem}': give k samples of every problem, "
+                    "or lower --k"
                 )
             responses.append(
                 Response(problem, index, row["response"], int(row.get("tokens", 0)), str(row.get("finish", "stop")))
@@ -136,7 +142,7 @@ def generate(
     problems = bench.problems[: plan.limit]
     texts = {p.id: render_prompt(p, plan.style) for p in problems}
     header = {
-        "bench": plan.bench,
+        "bench": plan.name,
         "responder": responder.name,
         "prompt_hash": prompt_hash(list(texts.values())),
         "sampling": {"max_tokens": plan.max_tokens, "temperature": plan.temperature, "top_p": plan.top_p},
@@ -153,7 +159,7 @@ def generate(
         append_jsonl(path, [{"header": header}])
     done = {(row["problem"], row["sample"]): _response(row) for row in rows[1:]}
     wanted = [
-        (p.id, texts[p.id], sample, derive_seed("eval", plan.seed, plan.bench, p.id, sample))
+        (p.id, texts[p.id], sample, derive_seed("eval", plan.seed, plan.name, p.id, sample))
         for sample in range(plan.k)
         for p in problems
     ]
@@ -189,10 +195,10 @@ def evaluate(
 
     `folder` gets `<bench>.jsonl` (generations) and `<bench>.graded.jsonl` (a row per sample with both verdicts).
     """
-    responses = generate(responder, bench, plan, folder / f"{plan.bench}.jsonl", progress)
+    responses = generate(responder, bench, plan, folder / f"{plan.name}.jsonl", progress)
     golds = {p.id: p.answer for p in bench.problems}
-    graded = grade_many([(r.text, golds[r.problem], plan.bench) for r in responses])
-    rows = [
+    graded = grade_many([(r.text, golds[r.problem], plan.name) for r in responses])
+    rows: list[dict[str, Any]] = [
         {
             "problem": r.problem,
             "sample": r.sample,
@@ -206,10 +212,10 @@ def evaluate(
         for r, g in zip(responses, graded, strict=True)
     ]
     write_atomic(
-        folder / f"{plan.bench}.graded.jsonl",
-        "".join(json.dumps({"bench": plan.bench, "gold": golds[row["problem"]], **row}) + "\n" for row in rows),
+        folder / f"{plan.name}.graded.jsonl",
+        "".join(json.dumps({"bench": plan.name, "gold": golds[row["problem"]], **row}) + "\n" for row in rows),
     )
-    return [{"bench": plan.bench, **row} for row in rows]
+    return [{"bench": plan.name, **row} for row in rows]
 
 
 def checker_version() -> str:

@@ -7,6 +7,7 @@ import importlib.util
 import multiprocessing
 import os
 import platform
+import signal
 import subprocess
 import threading
 import time
@@ -132,7 +133,12 @@ def run_cells(
         return failures
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_init_worker, initargs=(os.getpid(),))
-    futures: dict[Future[str | None], Cell] = {pool.submit(_work, cell, runs): cell for cell in todo}
+    # Workers are born deaf to Ctrl-C, which is the parent's to handle: it reaches the whole process group.
+    hear = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        futures: dict[Future[str | None], Cell] = {pool.submit(_work, cell, runs): cell for cell in todo}
+    finally:
+        signal.signal(signal.SIGINT, hear)
     try:
         waiting = set(futures)
         while waiting:
@@ -170,11 +176,8 @@ def read_status(folder: Path) -> tuple[str, float]:
 
 
 def _init_worker(parent: int) -> None:
-    import signal
-
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(1)
 
     def watch_parent() -> None:
@@ -235,6 +238,8 @@ def collect(grid: Grid, cells: list[Cell], runs: Path) -> Records:
             "answer_type": bench.spec.answer_type,
             "prompt_hash": prompt_hash(texts),
         }
+        if bench.spec.families:
+            benches[plan.bench]["clusters"] = {p.id: p.family for p in bench.problems}
     from trainer.settings import describe
 
     arms: dict[str, Any] = {}

@@ -149,7 +149,7 @@ def to_rich(table: Table, title: str = "") -> RichTable:
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    out.add_column(Text(_plain(table.head[0])), overflow="fold")
+    out.add_column(Text(_plain(table.head[0])), overflow="fold", min_width=14)
     for index, head in enumerate(table.head[1:], 1):
         out.add_column(Text(_plain(head)), justify="left" if index < table.words else "right", no_wrap=True)
     for row, following in zip(table.rows, (*table.rows[1:], None), strict=True):

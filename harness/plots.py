@@ -43,7 +43,7 @@ def curve(records: Records, x: str = "step") -> tuple[Figure, pd.DataFrame]:
     style = looks(manifest)
     baseline = manifest["baseline"]
     panels = [arm for arm in style if arm != baseline] or [baseline]
-    columns = min(3, len(panels))
+    columns = 2 if len(panels) == 4 else min(3, len(panels))  # four panels fill two rows of two
     rows = -(-len(panels) // columns)
     with drawing():
         figure = Figure(figsize=(WIDE if columns > 1 else WIDE * 0.6, 0.7 + 1.6 * rows), layout="constrained")

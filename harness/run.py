@@ -246,7 +246,7 @@ def _evaluate_at(cell: Cell, policy: Any, name: str, step: int, folder: Path, re
     plans = cell.plans_at(step)
     at = folder / "eval" / f"step-{step:05d}"
     for index, plan in enumerate(plans):
-        kept = at / f"{plan.bench}.rows.json"
+        kept = at / f"{plan.name}.rows.json"
         if kept.exists():
             continue
         bench = load_benchmark(plan.bench, cell.data_dir)

@@ -537,7 +537,7 @@ def test_integers_are_decided_as_math_verify_decides_them():
 
 
 def test_released_defects_are_kept():
-    """Evaluation notes 3.3: each of these verdicts is wrong, and each is what the released evaluation says."""
+    """Each of these verdicts is wrong, and each is what the released evaluation says."""
     accepted = [("45", r"45\%"), ("-2,-2", "-2"), (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}"), ("52_8", "52_9")]
     refused = [("4.5e33", r"4.5 \times 10^{33}"), ("41.8", "41.81"), ("204", "204."), ("17.5%", "17.5")]
     graded = grade_many([(boxed(said), gold, "minerva") for gold, said in (*accepted, *refused)])

@@ -44,7 +44,7 @@ def are_gone(pids: list[int], seconds: float) -> bool:
 
 @pytest.fixture
 def short_limits(monkeypatch):
-    monkeypatch.setattr(harness.answers, "TIME_LIMITS", {"strict": 2.0, "paper": 1.0})
+    monkeypatch.setattr(harness.answers, "TIME_LIMITS", {"strict": 5.0, "paper": 1.0})
 
 
 # --- text -------------------------------------------------------------------------------------------------------
@@ -81,6 +81,8 @@ HOSTILE = {
     "zero width": boxed("\u200b5\ufeff"),
     "lone surrogate": boxed("\ud8005"),
     "full width": boxed("５"),
+    "Arabic digit": boxed("٥"),
+    "full stops": boxed("..."),
     "script": boxed("<script>alert(1)</script>"),
     "unicode minus": boxed("−5"),
     "newlines": boxed("\n\n5\n\n"),
@@ -97,16 +99,33 @@ HOSTILE = {
     "bars": boxed("|" * 301),
     "plus minus": boxed("\\pm" * 200 + "5"),
 }
-RIGHT = {"NUL", "RTL marks", "zero width", "lone surrogate", "full width", "newlines", "stray closers"}
+RIGHT = {"NUL", "RTL marks", "zero width", "lone surrogate", "full width", "Arabic digit", "newlines", "stray closers"}
 
 
-def test_hostile_texts_get_a_verdict(short_limits):
-    """Both checkers answer every one, and strict accepts exactly those that do say 5."""
-    graded = dict(zip(HOSTILE, grade_many([(text, "5", "minerva") for text in HOSTILE.values()]), strict=True))
-    assert {name for name, verdicts in graded.items() if verdicts.strict.correct} == RIGHT
-    assert all(verdicts.strict.reason and verdicts.paper.reason for verdicts in graded.values())
-    timeouts = {name for name, verdicts in graded.items() if verdicts.strict.reason == "timeout"}
-    assert timeouts == set()  # strict is bounded by construction, the clock is its second line
+# What math-verify needs seconds for is left to the slow test, but for two that it never ends.
+ENDLESS_FOR_MATH_VERIFY = {"huge factorial", "tiny exponent"}
+SLOW_FOR_MATH_VERIFY = {"only braces", "10,000 items", "huge binomial", "huge angle", "nested roots", "deep fractions"}
+SLOW_FOR_MATH_VERIFY |= {"long sum", "endless chain", "bars", "stray closers", "unclosed"}
+
+
+def test_hostile_texts_under_strict():
+    """Each gets a verdict, exactly those that do say 5 are right, and the clock, a second line of defence, is not needed."""
+    verdicts = {name: grade(text, "5", "strict", "minerva") for name, text in HOSTILE.items()}
+    assert {name for name, verdict in verdicts.items() if verdict.correct} == RIGHT
+    assert not any(verdict.reason.startswith(("timeout", "error")) for verdict in verdicts.values())
+
+
+def test_hostile_texts_under_the_released_checker(short_limits):
+    names = [name for name in HOSTILE if name not in SLOW_FOR_MATH_VERIFY]
+    graded = grade_many([(HOSTILE[name], "5", "minerva") for name in names])
+    timeouts = {name for name, both in zip(names, graded, strict=True) if both.paper.reason == "timeout"}
+    assert timeouts >= ENDLESS_FOR_MATH_VERIFY
+
+
+@pytest.mark.slow
+def test_slow_hostile_texts_under_the_released_checker():
+    graded = grade_many([(HOSTILE[name], "5", "minerva") for name in sorted(SLOW_FOR_MATH_VERIFY)])
+    assert [both.paper.correct for both in graded] == [name == "stray closers" for name in sorted(SLOW_FOR_MATH_VERIFY)]
 
 
 @pytest.mark.parametrize("bench", ["aime24", "math500", "minerva", "olympiadbench", "toy-aime", "no such set"])
@@ -317,7 +336,7 @@ def test_workers_have_a_limit_on_processor_time_from_the_kernel(pool):
 
 def test_a_call_with_a_bound_does_not_wait_for_a_busy_worker(pool):
     pool.run(task("2+3"), 5)
-    busy = threading.Thread(target=pool.run, args=(task(TOWER, checker="paper"), 3))
+    busy = threading.Thread(target=pool.run, args=(task(TOWER, checker="paper"), 1.5))
     busy.start()
     while not pool.pids() or pool._idle:
         time.sleep(0.01)

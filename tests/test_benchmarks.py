@@ -88,7 +88,7 @@ def test_all_1606_problems_carried_the_instruction():
 
 
 def test_minerva_families():
-    """Evaluation notes 4.4: 225 clusters by a prefix of 100 characters, the largest of 5."""
+    """225 clusters by a prefix of 100 characters, the largest of 5."""
     families = pd.Series([p.family for p in load_benchmark("minerva", shared("benchmarks")).problems])
     assert families.nunique() == 225
     assert families.value_counts().max() == 5

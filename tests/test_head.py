@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.worlds import WANT, assert_same, plain_update, random_world, tiny_policy, update
+from tests.worlds import WANT, assert_near, assert_same, plain_update, random_world, tiny_policy, update
 from trainer.head import MASS_SUPPORT, chunk_size, head_loss, project, score_head, target_logprobs
 from trainer.losses import Divergence, Tokens, TopK
 from trainer.methods import METHODS
@@ -78,7 +78,7 @@ def both_ways(
 def test_fused_equals_plain_autograd(name: str, seed: int, chunk: int | None) -> None:
     fused, plain = both_ways(name, seed, chunk=chunk)
     for a, b in zip(fused, plain, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        assert_near(a, b)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

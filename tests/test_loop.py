@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import resource
@@ -88,7 +89,7 @@ def test_the_same_seed_gives_the_same_bits(method: str) -> None:
     second, b = run(spec)
     assert text(first) == text(second)
     assert_equal(weights(a), weights(b))
-    other, c = run(replace(spec, seed=1))
+    other, _ = run(replace(spec, seed=1))
     assert text(other) != text(first)
 
 
@@ -205,17 +206,15 @@ def test_a_checkpoint_is_never_half_there(tmp_path: Path, monkeypatch: pytest.Mo
             state.step = 2
             with monkeypatch.context() as patch:
                 patch.setattr(owner, operation, sometimes)
-                try:
+                with contextlib.suppress(Killed):
                     state.save(folder)
-                except Killed:
-                    pass
             if folder.exists():
                 assert TrainState.load(spec, folder).step in (1, 2)
             state.save(folder)  # and the next one goes through
             assert TrainState.load(spec, folder).step == 2
 
 
-@pytest.mark.parametrize("limit", [20_000, 250_000])
+@pytest.mark.parametrize("limit", [20_000, 120_000])
 def test_a_full_disk_is_an_os_error_and_leaves_the_last_checkpoint(tmp_path: Path, limit: int) -> None:
     spec = tiny_spec(steps=1)
     parts = setup(spec)
@@ -223,7 +222,7 @@ def test_a_full_disk_is_an_os_error_and_leaves_the_last_checkpoint(tmp_path: Pat
     state = parts["state"]
     state.save(tmp_path / "checkpoint")
     sizes = {p.name: p.stat().st_size for p in (tmp_path / "checkpoint").iterdir()}
-    assert 20_000 < sizes["model.safetensors"] < 250_000 < sizes["optimiser.pt"], "one limit stops each writer"
+    assert 20_000 < sizes["model.safetensors"] < 120_000 < sizes["optimiser.pt"], "each limit stops another writer"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     state.step = 7
     try:
@@ -263,17 +262,13 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     original = {p.name: p.read_bytes() for p in (tmp_path / "good").iterdir()}
     for name in ("state.json", "optimiser.pt", "model.safetensors", "config.json"):
         data = original[name]
-        for number, damage in enumerate(
-            (None, b"", b"{}", b"[1]", b"\xff\xfe\x00rubbish", data[: len(data) // 2], data[:-1])
-        ):
+        for number, damage in enumerate((None, b"", b"{}", b"[1]", b"\xff\xfe\x00rubbish", data[: len(data) // 2])):
             folder = tmp_path / f"{name}-{number}"
             shutil.copytree(tmp_path / "good", folder)
             (folder / name).unlink()
             if damage is not None:
                 (folder / name).write_bytes(damage)
-            if name == "config.json" and damage in (b"{}", data[:-1]):
-                continue  # transformers takes an empty config for one without a model type; still text of its own
-            with pytest.raises(UserError, match=name.partition(".")[0] if name != "model.safetensors" else folder.name):
+            with pytest.raises(UserError, match=folder.name):
                 TrainState.load(spec, folder)
 
 
@@ -378,8 +373,8 @@ def test_some_empty_rollouts_among_others() -> None:
     def script(prompt: Sequence[int], seed: int) -> Sample:
         return Sample((), (), "stop") if len(prompt) % 2 else Sample((7, 8, EOS), (-1.0, -1.0, -1.0), "stop")
 
-    reference, a = run(tiny_spec("fire"), engine=ScriptedEngine(script))
-    steps, b = run(tiny_spec("fire", micro_batch=1), engine=ScriptedEngine(script))
+    reference, _ = run(tiny_spec("fire"), engine=ScriptedEngine(script))
+    steps, _ = run(tiny_spec("fire", micro_batch=1), engine=ScriptedEngine(script))
     for x, y in zip(reference, steps, strict=True):
         assert asdict(x.record) == pytest.approx(asdict(y.record), rel=1e-3, abs=1e-4, nan_ok=True)
     assert not any(s.record.skipped for s in steps)
@@ -440,7 +435,7 @@ def test_methods_that_need_more_than_a_teacher_say_so() -> None:
 
 
 def test_records_against_the_batch_they_describe() -> None:
-    steps, state = run(tiny_spec("fire-filter-only", steps=3))
+    steps, _ = run(tiny_spec("fire-filter-only", steps=3))
     generated = trained = 0
     for step in steps:
         record, scores, plan = step.record, step.scores, step.plan

@@ -97,7 +97,7 @@ def test_no_two_lines_are_the_same_objective() -> None:
 
 def test_unknown_methods_are_refused_with_a_suggestion() -> None:
     assert method("fire") is METHODS["fire"]
-    with pytest.raises(UserError, match="unknown method 'fier'.*fire"):
+    with pytest.raises(UserError, match=r"unknown method 'fier'.*fire"):
         method("fier")
     with pytest.raises(UserError, match="opd methods"):
         method("zzzzzzzz")
@@ -628,7 +628,8 @@ def test_tip_against_the_formulas(seed: int, rows: int, tokens: int, rho: float)
     teacher = (world.teacher_hidden[world.mask].double() @ world.teacher_head.double().T).log_softmax(-1)
     entropy = np.array([-sum(p * math.log(p) for p in row.exp().tolist()) / math.log(vocab) for row in student])
     divergence = [
-        sum((s.exp() * (s - q) for s, q in zip(a, b, strict=True)), torch.zeros(())) for a, b in zip(student, teacher)
+        sum((s.exp() * (s - q) for s, q in zip(a, b, strict=True)), torch.zeros(()))
+        for a, b in zip(student, teacher, strict=True)
     ]
     d = np.array([float(x.detach()) for x in divergence])
     entropy = np.minimum(entropy, np.percentile(entropy, 98))

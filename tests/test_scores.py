@@ -129,7 +129,7 @@ def test_segments_of_every_scope() -> None:
 
 
 def test_unknown_scopes_and_missing_columns_are_refused() -> None:
-    with pytest.raises(UserError, match="unknown scope 'micro-batch'.*Block"):
+    with pytest.raises(UserError, match=r"unknown scope 'micro-batch'.*Block"):
         segments(minimal([[1.0]]), "micro-batch")  # type: ignore[arg-type]
     for scope in ("group", "domain"):
         with pytest.raises(UserError, match=f"'{scope}'"):
@@ -177,7 +177,7 @@ def test_token_statistics_equal_naive_loops(seed: int, rows: int, tokens: int, s
     for population in naive_populations(scores, scope):
         valid = [float(values[row, t]) for row in population for t in range(tokens) if bool(scores.mask[row, t])]
         for row in population:
-            assert float(mean[row]) == pytest.approx(math.fsum(valid) / len(valid) if valid else 0.0, abs=1e-6)
+            assert float(mean[row]) == pytest.approx(math.fsum(valid) / len(valid) if valid else 0.0, abs=1e-5)
             assert float(high[row]) == (max(valid) if valid else 0.0)
             assert float(low[row]) == (min(valid) if valid else 0.0)
 

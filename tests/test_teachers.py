@@ -91,7 +91,7 @@ def test_a_batch_of_one_domain_asks_one_teacher() -> None:
 
 def test_an_unknown_domain_is_refused_by_name() -> None:
     routed = RoutedTeacher({"math": LocalTeacher(tiny_policy(2)), "code": LocalTeacher(tiny_policy(4))})
-    with pytest.raises(UserError, match="'p1' has domain 'law'.*math, code"):
+    with pytest.raises(UserError, match=r"'p1' has domain 'law'.*math, code"):
         routed.score(batch(["math", "law", "code", "math", "math"]))
 
 
@@ -147,7 +147,7 @@ def test_a_head_smaller_than_the_tokenizer_limits_both() -> None:
 
 def test_another_tokenizer_is_refused_with_the_first_difference() -> None:
     student, teacher = tiny_policy(1, name="small"), tiny_policy(2, tokenizer=tiny_tokenizer("v"), name="big")
-    with pytest.raises(UserError, match="'small' and teacher 'big' have different vocabularies: id 5 is 'w5'.*'v5'"):
+    with pytest.raises(UserError, match=r"'small' and teacher 'big' have different vocabularies: id 5 is 'w5'.*'v5'"):
         share_vocabulary(student, teacher)
 
 

@@ -97,7 +97,7 @@ def _without_boxes(content: str) -> str:
 
 
 def released_box(response: str) -> str | None:
-    r"""What the released script takes for the answer (``math_eval/eval_math.py``, evaluation notes 3.1).
+    r"""What the released script takes for the answer (``math_eval/eval_math.py``).
 
     The last ``\boxed`` (only where there is none, the last ``\fbox``) up to the brace that balances it, escaped
     braces counted; then a literal ``\boxed{`` is required, so ``\fbox{5}``, ``\boxed {5}`` and ``\boxed 5`` give

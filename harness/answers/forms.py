@@ -110,6 +110,7 @@ _BASED: Final = re.compile(
 )
 # What follows these words qualifies an answer that is already complete.
 _QUALIFIERS: Final = ("for all", "for any", "for every", "where ", "since", "because")
+_BRACKETS: Final = frozenset(("(", "[", "{", "\\{", "\\langle"))
 _LIST: Final = {("sep", ","), ("sep", ";"), ("sep", "and")}
 _RELATIONS: Final = {("rel", sign) for sign in ("=", "~", "<", ">", "<=", ">=", "!=", "in")}
 
@@ -204,17 +205,13 @@ def _set_or_single(tokens: list[Token]) -> Form:
 def _single(tokens: list[Token]) -> Form:
     if [token.text for token in tokens] == ["..."]:
         return Dots()
-    if (
-        tokens[0].kind == "open"
-        and tokens[0].text not in ("\\lfloor", "\\lceil")
-        and matching(tokens, 0) == len(tokens) - 1
-    ):
-        bracketed = _bracketed(tokens)
-        if bracketed is not None:
-            return bracketed
     for index, token in enumerate(tokens):
         if token.text.startswith("\\begin "):
             return _environment(tokens, index)
+    if tokens[0].text in _BRACKETS and matching(tokens, 0) == len(tokens) - 1:
+        bracketed = _bracketed(tokens)
+        if bracketed is not None:
+            return bracketed
     return _value(tokens)
 
 

@@ -1,4 +1,4 @@
-r"""The released checker, defect for defect (evaluation notes 3.1): math-verify on two boxes, gold first, defaults.
+r"""The released checker, defect for defect: math-verify on two boxes, gold first, defaults.
 
 ``verify(parse("\boxed{gold}"), parse("\boxed{prediction}"))`` with the prediction cut at 300 characters, and any
 exception counted as wrong. Its timeouts are alarms, which exist in a main thread only: ``compare`` belongs into a

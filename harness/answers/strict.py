@@ -1,4 +1,4 @@
-r"""The corrected checker (evaluation notes 3.6): typed golds, exact numbers, structure compared as structure.
+r"""The corrected checker: typed golds, exact numbers, structure compared as structure.
 
 ``quick`` decides what needs no evaluation (plain numbers, equal texts) and may run anywhere; ``compare`` decides the
 rest and belongs into a worker process, which bounds its time and memory.
@@ -72,7 +72,7 @@ def quick(gold: str, prediction: str, bench: str) -> Outcome | None:
         return Outcome(False, "gold too long")
     entry, rules = gold_of(gold, bench), policy(bench)
     text = clean(prediction)
-    if not text:
+    if not _bare(text):
         return Outcome(False, "nothing to read")
     accepted = [clean(one) for one in entry.accepted]
     if _bare(text) in {_bare(one) for one in (*accepted, clean(gold))}:

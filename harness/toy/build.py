@@ -117,7 +117,8 @@ def wilson(value: float, n: float, z: float = 1.96) -> tuple[float, float]:
     """Wilson's binomial interval around a fraction ``value`` of ``n``."""
     centre = (value + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(value * (1 - value) / n + z * z / (4 * n * n))
-    return centre - half, centre + half
+    # Rounding would put the bounds of 0 and n hits a hair outside.
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _bars(progress: bool) -> Progress:
