@@ -71,6 +71,17 @@ def open_source(source: str, seed: int) -> PromptSource:
     return ToyPrompts(domains, (low, high), seed)
 
 
+def check_pins(spec: RunSpec) -> None:
+    """Refuses a run whose files have changed since it was planned: its identity would be a lie.
+
+    Raises:
+        UserError: naming what changed.
+    """
+    now = dict(pin(spec).digests)
+    if changed := sorted(name for name, was in spec.digests if now.get(name) != was):
+        raise UserError(f"{', '.join(changed)} changed while the run was waiting: start the command again")
+
+
 def pin(spec: RunSpec) -> RunSpec:
     """The spec with fingerprints of every file it depends on, so that its identity follows their content."""
     import hashlib

@@ -66,8 +66,14 @@ def _parser() -> argparse.ArgumentParser:
     quick = add("quickstart", do.quickstart, "train several objectives on the toy world, evaluate and compare them")
     _grid_options(quick)
 
-    methods = add("methods", do.methods, "list the objectives, or explain one", "example:\n  opd methods fire")
+    methods = add(
+        "methods",
+        do.methods,
+        "list the objectives, or explain one",
+        "examples:\n  opd methods fire\n  opd methods --filter TopFraction\n  opd methods --filter 2606.02684 --json",
+    )
     methods.add_argument("name", nargs="?", help="a method to explain")
+    methods.add_argument("--filter", metavar="TEXT", help="only lines whose name, change, paper or blocks contain this")
     methods.add_argument("--json", action="store_true", help="the table as JSON")
 
     train = add(

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +148,8 @@ def train(args: Args) -> int:
         steps=args.steps,
         seed=args.seed,
         importance_cap=args.importance_cap,
-        machine=Machine(args.device, args.dtype, args.micro_batch, checkpoint_every=args.checkpoint_every),
+        dtype=args.dtype,
+        machine=Machine(args.device, args.micro_batch, checkpoint_every=args.checkpoint_every),
     )
     of_run = {path for path, _ in paths(spec)}
     for item in args.edits:
@@ -320,53 +320,9 @@ def _print_summary(
 
 def methods(args: Args) -> int:
     """The method table, or one line of it explained."""
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
+    from harness.catalogue import show
 
-    from trainer.methods import TABLE, method
-    from trainer.settings import paths
-
-    # A pipe has no width: one line a method, so that grep works.
-    console = Console(width=None if sys.stdout.isatty() else 180)
-    if args.name:
-        objective = method(args.name)
-        line = next(line for line in TABLE if line.name == args.name)
-        if args.json:
-            print(json.dumps(_as_json(line), indent=1))
-            return 0
-        console.print(f"[bold]{line.name}[/bold]: {line.change}\n{line.paper}", highlight=False, soft_wrap=True)
-        table = Table("path for --set", "value")
-        for path, value in paths(objective):
-            table.add_row(path, str(value))
-        console.print(table)
-        console.print(f"needs of its teacher: {', '.join(sorted(objective.needs))}")
-        return 0
-    if args.json:
-        print(json.dumps([_as_json(line) for line in TABLE], indent=1))
-        return 0
-    table = Table(title=f"{len(TABLE)} objectives; `opd methods NAME` explains one", title_justify="left", box=SIMPLE)
-    for column in ("method", "what it changes against opd", "needs", "paper"):
-        table.add_column(column, overflow="fold", no_wrap=column == "method")
-    for line in TABLE:
-        needs = "logits" if "logits" in line.objective.needs else ", ".join(sorted(line.objective.needs))
-        table.add_row(line.name, line.change, needs, line.paper.removeprefix("https://"))
-    console.print(table)
-    return 0
-
-
-def _as_json(line: Any) -> dict[str, Any]:
-    from trainer.settings import describe
-
-    objective = line.objective
-    return {
-        "name": line.name,
-        "paper": line.paper,
-        "change": line.change,
-        "objective": describe(objective),
-        "needs": sorted(objective.needs),
-        "reads": sorted(objective.reads),
-    }
+    return show(args.name, args.filter, args.json)
 
 
 def toy(args: Args) -> int:

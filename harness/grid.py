@@ -68,7 +68,8 @@ class Grid:
 
     def spec(self, arm: Arm, seed: int) -> RunSpec:
         """The run of an arm; a `UserError` for a path that does not exist."""
-        spec = replace(self.base, method=arm.method, edits=arm.edits, seed=seed)
+        baseline = dict(self.arms)[self.baseline].method
+        spec = replace(self.base, method=arm.method, edits=arm.edits, seed=seed, baseline=baseline)
         for path, text in arm.run:
             spec = edit(spec, path, text)
         return spec
@@ -287,7 +288,7 @@ def _inert(grid: Grid, steps: pd.DataFrame) -> Iterator[tuple[str, str]]:
     for arm, rows in steps.groupby("arm"):
         share = rows["inert"].mean()
         if arm != grid.baseline and share > 0.99:
-            yield str(arm), f"the update is that of opd in {share:.0%} of the steps"
+            yield str(arm), f"the update is that of {grid.baseline} in {share:.0%} of the steps"
 
 
 def provenance() -> dict[str, Any]:

@@ -141,6 +141,7 @@ def _evaluate_reference(cell: Cell, folder: Path, report: Report) -> None:
 def _train_and_evaluate(cell: Cell, spec: RunSpec, folder: Path, report: Report) -> None:
     from trainer.loop import TrainState, train
 
+    assets.check_pins(spec)
     steps_file, timings_file, checkpoint = folder / "steps.jsonl", folder / "timings.jsonl", folder / "checkpoint"
     shutil.rmtree(folder / "checkpoint.partial", ignore_errors=True)
     state = TrainState.load(spec, checkpoint) if checkpoint.exists() else TrainState.start(spec, load_student(spec))
@@ -178,7 +179,7 @@ def load_student(spec: RunSpec) -> Any:
 
     from trainer.policy import Policy
 
-    return Policy.load(assets.model_folder(spec.student), spec.machine.device, getattr(torch, spec.machine.dtype))
+    return Policy.load(assets.model_folder(spec.student), spec.machine.device, getattr(torch, spec.dtype))
 
 
 def load_teacher(spec: RunSpec, student: Any) -> Any:
@@ -192,7 +193,7 @@ def load_teacher(spec: RunSpec, student: Any) -> Any:
     from trainer.policy import Policy, share_vocabulary
     from trainer.teachers import LocalTeacher, RoutedTeacher
 
-    dtype = getattr(torch, spec.machine.dtype)
+    dtype = getattr(torch, spec.dtype)
     teachers = {}
     for domain, name in spec.teachers:
         policy = Policy.load(assets.model_folder(name), spec.machine.device, dtype)

@@ -54,6 +54,8 @@ OTHER: dict[str, Any] = {
     "edits": (("keep.fraction", "0.4"),),
     "reference": "models/ref",
     "importance_cap": 5.0,
+    "baseline": "full-rkl",
+    "dtype": "bfloat16",
     "digests": (("models/student", "4567"),),
 }
 FIXED = {"rollout.top_p"}  # counts, but only 1 is allowed
@@ -95,7 +97,7 @@ def test_every_hashed_field_changes_the_id_and_is_named(path: str) -> None:
 
 
 def test_no_machine_field_changes_the_id() -> None:
-    other = replace(SPEC, machine=Machine("cuda", "bfloat16", micro_batch=1, engine_batch=2, checkpoint_every=3))
+    other = replace(SPEC, machine=Machine("cuda", micro_batch=1, engine_batch=2, checkpoint_every=3))
     assert all(getattr(other.machine, f.name) != getattr(SPEC.machine, f.name) for f in fields(Machine))
     assert other.run_id == SPEC.run_id
     assert other == SPEC
@@ -199,7 +201,7 @@ def test_a_run_that_makes_no_sense_is_refused(changes: dict[str, Any], says: str
         lambda: Machine(micro_batch=0),
         lambda: Machine(engine_batch=0),
         lambda: Machine(checkpoint_every=0),
-        lambda: Machine(dtype="float23"),
+        lambda: replace(SPEC, dtype="float23"),
         lambda: Optim(lr=-1e-3),
         lambda: Optim(lr=float("nan")),
         lambda: Optim(clip_norm=0.0),

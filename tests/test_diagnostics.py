@@ -82,3 +82,38 @@ def test_nothing_left_is_not_a_number() -> None:
         assert math.isnan(found.ess)
         assert math.isnan(found.cosine)
         assert not found.inert
+
+
+def test_what_is_discarded_by_hand() -> None:
+    # token KL 1 2 | 3 4 | 10: the third rollout goes, with 10 of 20; of the rest nothing is masked
+    mask = torch.tensor([[1, 1], [1, 1], [1, 0]])
+    teacher = torch.tensor([[-1.0, -1.0], [-2.0, -2.0], [-9.0, 0.0]])
+    kl = torch.tensor([[1.0, 2.0], [3.0, 4.0], [10.0, 99.0]])
+    scores = Scores(mask, torch.zeros(3, 2), teacher, student_entropy=kl, reverse_kl=kl)
+    objective = METHODS["fire-filter-only"]
+    plan = objective.plan(scores)
+    found = diagnose(objective, plan, OPD, OPD.plan(scores), scores)
+    assert found.dropped_kl == pytest.approx(10 / 20)
+    assert found.discarded_kl == pytest.approx(10 / 20)
+    # |reward| 1 1 2 2 on four kept tokens of equal coefficient; a tenth of five tokens is one: 2 of 6
+    assert found.top_decile == pytest.approx(2 / 6)
+    # entropy-20 keeps one token of five, the one with KL 10: no rollout is dropped, 10 of 20 is discarded
+    hard = METHODS["entropy-20"]
+    found = diagnose(hard, hard.plan(scores), OPD, OPD.plan(scores), scores)
+    assert found.dropped_kl == 0.0
+    assert found.discarded_kl == pytest.approx(10 / 20)
+    assert found.top_decile == pytest.approx(1.0)
+
+
+def test_without_full_distributions_nothing_is_said_of_kl() -> None:
+    scores = replace(random_scores(1, 6, 5), reverse_kl=None)
+    plan = OPD.plan(scores)
+    found = diagnose(OPD, plan, OPD, plan, scores)
+    assert math.isnan(found.discarded_kl) and math.isnan(found.dropped_kl)
+    assert 0.1 < found.top_decile <= 1.0
+
+
+def test_a_margin_shift_without_siblings_is_inert() -> None:
+    # one rollout per prompt: no group holds a correct and a wrong one, so nothing is shifted
+    scores = replace(random_scores(1, 6, 5), group=torch.arange(6))
+    assert diagnosis(METHODS["uni-opd"], scores).inert

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
-from tests.worlds import EOS, PAD, WORDS, random_scores, tiny_policy
+from tests.worlds import EOS, PAD, WORDS, tiny_policy
+from trainer import engines
 from trainer.data import derive_seed
-from trainer.engines import STREAM, FrozenEngine, HFEngine, ScriptedEngine, draw, sampling_logprobs
+from trainer.engines import FrozenEngine, HFEngine, ScriptedEngine, draw, sampling_logprobs
 from trainer.filters import DropRandom
 from trainer.policy import Policy
 from trainer.rollout import Sample, Sampling
-from trainer.scores import Scores, uniform
+from trainer.scores import Scores
 from trainer.weights import RandomMask
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [5, 5], [20, 21, 22], [33, 34, 35, 36], [40], [41, 42]]
@@ -198,6 +199,9 @@ def test_top_p_by_hand() -> None:
     assert sampling_logprobs(logits, Sampling(1, top_p=0.6)).exp()[0].tolist() == pytest.approx([0, 5 / 9, 4 / 9])
     # 0.5 reaches 0.45 by itself
     assert sampling_logprobs(logits, Sampling(1, top_p=0.45)).exp()[0].tolist() == pytest.approx([0, 1, 0])
+    # and just about: a nucleus is the smallest set that reaches top-p
+    assert sampling_logprobs(logits, Sampling(1, top_p=0.4999)).exp()[0].tolist() == pytest.approx([0, 1, 0])
+    assert sampling_logprobs(logits, Sampling(1, top_p=0.5001)).exp()[0].tolist() == pytest.approx([0, 5 / 9, 4 / 9])
     assert sampling_logprobs(logits, Sampling(1, top_p=1e-9)).exp()[0].tolist() == pytest.approx([0, 1, 0])
     assert sampling_logprobs(logits, Sampling(1, 0.0)).tolist() == [[-math.inf, 0.0, -math.inf]]
     # squared odds at temperature ½: 1 : 25 : 16
@@ -241,12 +245,22 @@ def test_rows_are_drawn_independently() -> None:
     assert draw(logp, torch.tensor([0.9, 0.9, 0.1], dtype=torch.float64)).tolist() == [1, 0, 1]
 
 
-def test_the_random_controls_know_nothing_of_the_draws() -> None:
+def test_the_random_controls_know_nothing_of_the_draws(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     # Rollouts are identified by the seed they were drawn with. Were a control to use the same numbers as the engine,
     # its random half of the tokens would be those with the larger ids.
     n, tokens = 300, 10
-    uid = torch.tensor([derive_seed(5, i) for i in range(n)])
-    drawn = torch.stack([uniform(uid, t, STREAM) for t in range(tokens)], 1)
+    seeds = [derive_seed(5, i) for i in range(n)]
+    columns: list[Tensor] = []
+
+    def spy(logp: Tensor, u: Tensor) -> Tensor:
+        columns.append(u)
+        return torch.full((len(u),), 7)  # never the end
+
+    monkeypatch.setattr(engines, "draw", spy)
+    HFEngine(policy, n).generate([[5]] * n, seeds, Sampling(tokens))
+    drawn = torch.stack(columns, 1)
+    assert drawn.shape == (n, tokens)
+    uid = torch.tensor(seeds)
     scores = Scores(torch.ones(n, tokens), torch.zeros(n, tokens), torch.zeros(n, tokens), uid=uid)
     limit = 4 / math.sqrt(n * tokens)
 
@@ -258,7 +272,6 @@ def test_the_random_controls_know_nothing_of_the_draws() -> None:
         kept = DropRandom(0.5, seed)(scores).float()
         assert correlation(kept[:, None].expand(n, tokens), drawn) < limit
         assert correlation(kept, drawn[:, 0]) < 4 / math.sqrt(n)
-    assert random_scores(0).uid is not None
 
 
 # --- the other engines ----------------------------------------------------------------------------------------

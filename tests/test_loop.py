@@ -324,6 +324,27 @@ def test_three_in_a_row_end_the_run_with_one_sentence(value: float) -> None:
     assert seen == [False, True, True, True]
 
 
+@pytest.mark.parametrize("micro_batch", [64, 2])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_is_never_applied(bad: float, micro_batch: int) -> None:
+    # The scores are fine: only the backward pass of the second step overflows.
+    parts = setup(tiny_spec(steps=3, micro_batch=micro_batch))
+    state = parts["state"]
+    spoil = [False]
+    state.policy.model.model.norm.weight.register_hook(lambda grad: grad * bad if spoil[0] else grad)
+    skipped = []
+    before = weights(state)
+    for step in train(**parts):
+        after = weights(state)
+        assert all(torch.equal(after[n], before[n]) for n in after) == step.record.skipped
+        assert all(bool(torch.isfinite(value).all()) for value in after.values())
+        assert math.isfinite(step.record.loss)
+        skipped.append(step.record.skipped)
+        spoil[0] = step.record.step == 1
+        before = after
+    assert skipped == [False, True, False]
+
+
 def test_the_count_of_skipped_steps_survives_a_resume(tmp_path: Path) -> None:
     spec = tiny_spec(steps=9)
     parts = setup(spec)
@@ -356,6 +377,22 @@ def test_a_step_that_keeps_no_rollout_changes_nothing(micro_batch: int, monkeypa
         assert step.record.grad_norm == 0.0
         assert step.record.kept_tokens == 0.0
     assert state.trained_tokens == 0 < state.generated_tokens
+
+
+@pytest.mark.parametrize("micro_batch", [64, 2])
+def test_momentum_and_decay_wait_for_something_to_learn(micro_batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "none-right", replace(METHODS["opd"], keep=CorrectOnly()))
+    optim = Optim(lr=1e-3, warmup=0, weight_decay=0.1)
+    parts = setup(tiny_spec("none-right", steps=3, micro_batch=micro_batch, optim=optim))
+    state = parts["state"]
+    parts["verify"] = lambda rollouts: torch.full((len(rollouts.mask),), state.step != 1)
+    before = weights(state)
+    moved = []
+    for _ in train(**parts):
+        after = weights(state)
+        moved.append(any(not torch.equal(after[name], before[name]) for name in after))
+        before = after
+    assert moved == [True, False, True]
 
 
 @pytest.mark.parametrize("micro_batch", [64, 2])
@@ -468,6 +505,9 @@ def test_rollouts_are_identified_and_never_repeat() -> None:
     assert groups.tolist() == [0, 0, 1, 1, 2, 2]
     ids = [p.id for p in steps[1].rollouts.prompts]
     assert ids == ["3", "3", "4", "4", "5", "5"]
+    # the same prompt again and again: every rollout of it is still another one
+    same, _ = run(tiny_spec(steps=4, data=Data("list", prompts=3, samples=2)), source=ListPrompts(count=1))
+    assert len(torch.cat([s.rollouts.uid for s in same]).unique()) == 4 * 6
     other, _ = run(tiny_spec(steps=1, seed=1, data=Data("list", prompts=3, samples=2)))
     assert not set(other[0].rollouts.uid.tolist()) & set(uids.tolist())
 

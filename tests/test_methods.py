@@ -222,7 +222,7 @@ NEUTRAL: dict[str, tuple[str, dict[str, str]]] = {
     "full-rkl": ("full-rkl", {}),
     "full-fkl": ("full-rkl", {"terms.0.loss.beta": "1"}),
     "full-jsd": ("full-rkl", {"terms.0.loss.beta": "1"}),
-    "skew-rkl": ("full-rkl", {"terms.0.loss.alpha": "0"}),
+    "skew-kl": ("full-rkl", {"terms.0.loss.alpha": "0"}),
     "skew-fkl": ("full-rkl", {"terms.0.loss.alpha": "0", "terms.0.loss.direction": "reverse"}),
     "topk-rkl": ("full-rkl", {"terms.0.loss.support.k": str(V)}),
     "topk-rkl-tail": ("full-rkl", {"terms.0.loss.support.k": str(V)}),

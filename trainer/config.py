@@ -58,7 +58,6 @@ class Machine:
     """What may change speed and memory but never results beyond rounding: outside of a run's identity."""
 
     device: str = "cpu"
-    dtype: str = "float32"
     micro_batch: int = 64  # rollouts per forward and backward pass
     engine_batch: int = 64  # rollouts decoded side by side
     checkpoint_every: int = 10  # steps
@@ -67,8 +66,6 @@ class Machine:
         for name in ("micro_batch", "engine_batch", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"option 'machine.{name}' must be at least 1, got {getattr(self, name)}")
-        if self.dtype not in ("float32", "bfloat16", "float16", "float64"):
-            raise UserError(f"option 'machine.dtype' is float32, bfloat16, float16 or float64, not '{self.dtype}'")
 
 
 @dataclass(frozen=True)
@@ -89,6 +86,8 @@ class RunSpec:
     edits: tuple[tuple[str, str], ...] = ()  # of the method: (path, value)
     reference: str = ""  # third model of methods that read `ref_logprobs`; "" is the student's start
     importance_cap: float | None = None  # truncated importance weights for engine–trainer mismatch; None = off
+    baseline: str = "opd"  # the method that each step's diagnostics compare the plan with
+    dtype: str = "float32"  # of weights and activations; the head's arithmetic is float32 in any case
     digests: tuple[tuple[str, str], ...] = ()
     machine: Machine = field(default=Machine(), compare=False)
 
@@ -108,6 +107,9 @@ class RunSpec:
             )
         if self.optim.decay not in ("linear", "cosine", "constant"):
             raise UserError(f"option 'optim.decay' is linear, cosine or constant, not '{self.optim.decay}'")
+        if self.dtype not in ("float32", "bfloat16", "float16", "float64"):
+            raise UserError(f"option 'dtype' is float32, bfloat16, float16 or float64, not '{self.dtype}'")
+        method(self.baseline)
         if not self.teachers:
             raise UserError("a run needs a teacher: --teacher MODEL, or --teacher DOMAIN=MODEL")
         self.objective()

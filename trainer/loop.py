@@ -22,7 +22,7 @@ from trainer.diagnostics import PlanDiagnostics, diagnose
 from trainer.engines import RolloutEngine
 from trainer.errors import UserError
 from trainer.head import head_loss, score_head, target_logprobs
-from trainer.methods import METHODS
+from trainer.methods import method
 from trainer.objective import Objective, Plan
 from trainer.record import Clock, StepRecord, Timing, step_record
 from trainer.rollout import Rollouts, pack
@@ -82,7 +82,7 @@ def train(
         raise UserError(f"method '{spec.method}' needs a reference model: name one, or use the student's start")
     engine.sync(state.policy)
     domains = sorted({domain for domain, _ in spec.teachers})
-    opd = replace(METHODS["opd"], importance_cap=spec.importance_cap)
+    baseline = replace(method(spec.baseline), importance_cap=spec.importance_cap)
     while state.step < spec.steps:
         clock = Clock()
         rollouts = _roll_out(spec, state, source, engine)
@@ -103,7 +103,7 @@ def train(
             scores = _scores(spec, state, objective, rollouts, hidden, teacher_view, extra, domains)
             clock.lap("score")
             plan = objective.plan(scores)
-            diagnostics = diagnose(objective, plan, opd, opd.plan(scores))
+            diagnostics = diagnose(objective, plan, baseline, baseline.plan(scores), scores)
             clock.lap("plan")
             loss, norm = _accumulate(spec, state, objective, plan, rollouts, hidden if whole else None, teacher_view)
             finite = bool(torch.isfinite(torch.tensor([loss, norm])).all())
@@ -157,7 +157,7 @@ def _scores(
 ) -> Scores:
     want = {"logprobs", "student_entropy"} | (objective.reads & FROM_LOGITS)
     if teacher.logits:
-        want |= {"teacher_logprobs", "teacher_entropy"}
+        want |= {"teacher_logprobs", "teacher_entropy", "reverse_kl"}
     flat = score_head(hidden.detach(), state.policy.head, rollouts.targets, teacher.logits, want)
     if teacher.logprobs is not None:
         flat["teacher_logprobs"] = teacher.logprobs

@@ -190,7 +190,7 @@ TABLE: tuple[Method, ...] = (
     Method("full-rkl", _direct(_RKL), _GKD, "full-vocabulary reverse KL instead of the sampled token's"),
     Method("full-fkl", _direct(Divergence(0.0)), _GKD, "full-vocabulary forward KL instead of the sampled reverse KL"),
     Method("full-jsd", _direct(Divergence(0.5)), _GKD, "full-vocabulary Jensen–Shannon divergence, β = 0.5"),
-    Method("skew-rkl", _direct(SkewKL(0.1)), _SKEW, "reverse KL to the teacher mixed with 10 % of the student"),
+    Method("skew-kl", _direct(SkewKL(0.1)), _SKEW, "reverse KL to the teacher mixed with 10 % of the student"),
     Method("skew-fkl", _direct(SkewKL(0.1, "forward")), _SKEW, "forward KL to the student mixed with 10 % of the teacher"),
     Method("topk-rkl", _direct(Divergence(1.0, TopK(16, "student", "renormalise"))), _RETHINK, "reverse KL on the student's top 16, both renormalised"),
     Method("topk-rkl-tail", _direct(Divergence(1.0, TopK(16, "teacher", "bucket"))), _GKD, "reverse KL on the teacher's top 16 and one bucket for the rest"),

@@ -24,6 +24,7 @@ class StepRecord:
     grad_norm: float  # before clipping
     lr: float
     kl: float  # mean of log S − log Q over response tokens: the k1 estimate of the reverse KL
+    reverse_kl: float  # exact KL(S‖Q); NaN where the teacher gives no logits
     student_entropy: float
     teacher_entropy: float
     length_mean: float  # tokens
@@ -31,10 +32,13 @@ class StepRecord:
     truncated: float  # fraction of rollouts that hit the length limit
     kept: float  # fraction of rollouts
     kept_tokens: float  # fraction of response tokens with a non-zero coefficient
-    weight_cv: float  # standard deviation ÷ mean of the non-zero token weights
+    weight_cv: float  # standard deviation ÷ mean of the non-zero coefficients
     ess: float  # effective sample size of the coefficients ÷ response tokens
     cosine: float  # of the coefficients to the baseline's
-    inert: bool  # plan and loss equal the baseline's
+    top_decile: float  # share of the gradient signal on the tenth of the tokens that have most of it
+    discarded_kl: float  # share of the batch's token KL on tokens without a coefficient
+    dropped_kl: float  # share of it on rollouts that the filter drops
+    inert: bool  # the update equals the baseline's
     engine_gap: float  # largest |log-prob of the engine − of the trainer|, nats
     generated_tokens: int  # since the start of the run
     trained_tokens: int  # of them with a non-zero coefficient
@@ -73,6 +77,7 @@ def step_record(
         grad_norm=norm,
         lr=rate,
         kl=mean(scores.logprobs - scores.teacher_logprobs if scores else None),
+        reverse_kl=mean(scores.reverse_kl if scores else None),
         student_entropy=mean(scores.student_entropy if scores else None),
         teacher_entropy=mean(scores.teacher_entropy if scores else None),
         length_mean=float(lengths.mean()),
@@ -83,6 +88,9 @@ def step_record(
         weight_cv=diagnostics.weight_cv,
         ess=diagnostics.ess,
         cosine=diagnostics.cosine,
+        top_decile=diagnostics.top_decile,
+        discarded_kl=diagnostics.discarded_kl,
+        dropped_kl=diagnostics.dropped_kl,
         inert=diagnostics.inert,
         engine_gap=float("nan")
         if scores is None or not scores.mask.any()

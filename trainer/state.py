@@ -80,7 +80,7 @@ class TrainState:
             raise UserError(f"{folder} is not a whole checkpoint (no readable state.json): remove it") from None
         if changed := differences(identity, spec.identity()):
             raise UserError(f"{folder} is a checkpoint of another run: it differs in {', '.join(changed)}")
-        policy = Policy.load(folder, spec.machine.device, getattr(torch, spec.machine.dtype))
+        policy = Policy.load(folder, spec.machine.device, getattr(torch, spec.dtype))
         state = cls.start(spec, policy)
         try:
             state.optimiser.load_state_dict(torch.load(folder / "optimiser.pt", weights_only=True))

@@ -152,7 +152,7 @@ def _build_one(name: str, out: Path, seed: int, steps: MutableMapping[str, int])
     # A killed build must not leave half a checkpoint: everything is written beside the target, then moved over it.
     with tempfile.TemporaryDirectory(dir=out) as scratch:
         model.bfloat16().save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
+        build_tokenizer().save_pretrained(scratch)  # a fresh one: use leaves its padding settings in the file
         saved = Qwen3ForCausalLM.from_pretrained(scratch, dtype=torch.float32)
         card = {
             "name": name,
