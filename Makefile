@@ -26,8 +26,9 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: venv
 	$(BIN)/opd quickstart
 
+# one thread a process: two workers with two threads each would fight for the cores
 test: venv
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: venv
 	$(BIN)/python -m pytest -m slow

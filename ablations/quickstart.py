@@ -15,7 +15,7 @@ GRID = Grid(
         data=Data("toy:math", prompts=64),
         rollout=Sampling(max_tokens=64),
         optim=Optim(lr=1e-3),
-        steps=80,
+        steps=60,
     ),
     arms=(
         ("opd", Arm("opd", "OPD (sampled token)")),

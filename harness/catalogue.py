@@ -33,7 +33,7 @@ SIGNS: dict[type, str] = {
 
 PRODUCTS = (Product, Scaled, Times)
 NEUTRAL = (Uniform(), KeepAll())  # written as a dash where a table has a column for them, elsewhere not at all
-WIDE = 150  # columns from which on a terminal has room for one line a method
+ROOM = 40  # columns that a sentence needs to be readable beside others
 BESIDES = {"correct": "verifier", "domain": "domains", "group": "groups of samples", "ref_logprobs": "reference model"}
 
 Keep = Callable[[Field[Any], Any], bool]
@@ -236,16 +236,17 @@ def listing(lines: Sequence[Method], width: int) -> Any:
 
     title = Text(f"{len(lines)} objectives; `opd methods NAME` explains one", style="italic")
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.add_column(HEAD[0], no_wrap=True)
-    if width >= WIDE:
-        for head in HEAD[1:-1]:
-            table.add_column(head, overflow="fold", ratio=2 if head == HEAD[4] else None)
-        for line in lines:
-            table.add_row(*map(Text, cells(line)[:-1]))
+    heads, rows = HEAD[:-1], [cells(line)[:-1] for line in lines]
+    words = [max(len(word) for cell in column for word in cell.split()) for column in zip(heads, *rows, strict=True)]
+    if width - sum(words) + words[4] - 3 * len(heads) >= ROOM:
+        for head, longest in zip(heads, words, strict=True):
+            table.add_column(head, width=None if head == HEAD[4] else longest)
+        for row in rows:
+            table.add_row(*map(Text, row))
         return table
+    table.add_column(HEAD[0], no_wrap=True)
     table.add_column(f"{HEAD[4]}\nloss | weight | filter | needs", overflow="fold")
-    for line in lines:
-        name, loss, weight, keep, change, need, _ = cells(line)
+    for name, loss, weight, keep, change, need in rows:
         table.add_row(Text(name, style="bold"), Text(change))
         table.add_row("", Text(" | ".join((loss, weight, keep, need)), style="dim"))
     return table

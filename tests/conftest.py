@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import trainer  # noqa: F401  # first: it makes the arithmetic reproducible before torch multiplies anything
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("OPD_SHARED", ROOT.parent / "shared"))
 

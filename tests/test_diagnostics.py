@@ -105,6 +105,17 @@ def test_what_is_discarded_by_hand() -> None:
     assert found.top_decile == pytest.approx(1.0)
 
 
+def test_the_signal_of_a_loss_is_its_gradient_not_its_target() -> None:
+    # k2's target is the teacher's log-prob; its gradient is the policy gradient's, and so is where its signal lies
+    scores = random_scores(1, 6, 5)
+
+    def decile(name: str) -> float:
+        plan = METHODS[name].plan(scores)
+        return diagnose(METHODS[name], plan, OPD, OPD.plan(scores), scores).top_decile
+
+    assert decile("k2") == pytest.approx(decile("opd"))
+
+
 def test_without_full_distributions_nothing_is_said_of_kl() -> None:
     scores = replace(random_scores(1, 6, 5), reverse_kl=None)
     plan = OPD.plan(scores)

@@ -186,7 +186,10 @@ def test_a_checkpoint_is_never_half_there(tmp_path: Path, monkeypatch: pytest.Mo
     class Killed(BaseException):
         pass
 
-    def die(*args: object, **kwargs: object) -> None:
+    def die(operation: str, path: Path) -> None:
+        if operation == "rmtree" and path.exists():  # half-way through
+            for file in sorted(path.iterdir())[::2]:
+                file.unlink()
         raise Killed
 
     for owner, operation in ((Path, "rename"), (shutil, "rmtree")):
@@ -197,11 +200,18 @@ def test_a_checkpoint_is_never_half_there(tmp_path: Path, monkeypatch: pytest.Mo
             left = [survive]
             real = getattr(owner, operation)
 
-            def sometimes(*args: Any, real: Callable[..., Any] = real, left: list[int] = left, **kwargs: Any) -> Any:
+            def sometimes(
+                path: Path,
+                *args: Any,
+                real: Callable[..., Any] = real,
+                left: list[int] = left,
+                operation: str = operation,
+                **kwargs: Any,
+            ) -> Any:
                 if left[0] == 0:
-                    die()
+                    die(operation, path)
                 left[0] -= 1
-                return real(*args, **kwargs)
+                return real(path, *args, **kwargs)
 
             state.step = 2
             with monkeypatch.context() as patch:
@@ -538,6 +548,29 @@ def test_the_baseline_of_a_capped_run_has_the_same_cap() -> None:
         assert not any(s.record.inert for s in steps)
     inert, _ = run(tiny_spec("fire-filter-only", importance_cap=0.5, edits=(("keep.fraction", "0"),)))
     assert all(s.record.inert for s in inert)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_may_be_the_baseline(name: str) -> None:
+    # Whatever the baseline reads has to be there, also where the method itself does not read it.
+    (step,), _ = run(tiny_spec("opd", steps=1, baseline=name))
+    assert not step.record.skipped
+    assert -1e-6 <= step.record.cosine <= 1 + 1e-6
+    if name == "opd":
+        assert step.record.cosine == pytest.approx(1.0)
+
+
+def test_a_baseline_that_cannot_be_planned_is_refused_at_once() -> None:
+    silent = ScriptedEngine(lambda prompt, seed: pytest.fail("asked for rollouts"))
+    with pytest.raises(UserError, match="'correct-only' needs a verifier"):
+        run(tiny_spec(baseline="correct-only"), verify=None, engine=silent)
+    with pytest.raises(UserError, match="'exopd' needs a reference"):
+        run(tiny_spec(baseline="exopd"), reference=None, engine=silent)
+    parts = setup(tiny_spec(baseline="fire"))
+    with pytest.raises(UserError, match="'fire' needs entropy"):
+        list(train(**parts | {"teacher": LogprobsOnly(parts["teacher"]), "engine": silent}))
+    with pytest.raises(UserError, match="unknown method 'fier'"):
+        tiny_spec(baseline="fier")
 
 
 def test_the_teacher_samples_for_off_policy_training() -> None:

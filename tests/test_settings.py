@@ -208,6 +208,8 @@ def test_describe_by_hand() -> None:
 def test_canonical_text_is_sorted_compact_and_strict() -> None:
     assert canonical({"b": 1, "a": (1.5, None, True)}) == '{"a":[1.5,null,true],"b":1}'
     assert canonical({"a": 1, "b": 2}) == canonical({"b": 2, "a": 1})
+    text = canonical(METHODS["fire"])  # the order of declaration does not count either
+    assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
     with pytest.raises(ValueError):
         canonical(float("nan"))
     with pytest.raises(TypeError, match="no canonical form"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from trainer.losses import Loss, PolicyGradient
+from trainer.losses import Loss, PolicyGradient, Tokens
 from trainer.objective import Objective, Plan
 from trainer.scores import Scores
 
@@ -55,21 +55,28 @@ def diagnose(
         weight_cv=float(live.std(unbiased=False) / live.mean().abs()),
         ess=float(live.sum() ** 2 / live.square().sum() / tokens),
         cosine=float(cosine),
-        top_decile=_top_decile(plan, kl),
+        top_decile=_top_decile(objective, plan, kl),
         discarded_kl=_share(kl, plan.mask & ~plan.live),
         dropped_kl=_share(kl, plan.mask & ~plan.keep[:, None]),
         inert=_inert(objective, plan, baseline, reference),
     )
 
 
-def _top_decile(plan: Plan, kl: Tensor | None) -> float:
-    """The signal of a sampled token is |coefficient · reward|, of a divergence |coefficient| · KL(S‖Q)."""
+def _top_decile(objective: Objective, plan: Plan, kl: Tensor | None) -> float:
+    """The signal is |coefficient| times |d loss / d log-prob| for a sampled token (the reward, in a policy gradient),
+    and times KL(S‖Q) for a divergence.
+    """
     signal = torch.zeros_like(plan.old_logprobs)
-    for term in plan.terms:
-        size = kl if term.reward is None else term.reward.abs()
+    for term, part in zip(objective.terms, plan.terms, strict=True):
+        size = kl
+        if part.reward is not None:
+            with torch.enable_grad():
+                logprobs = plan.old_logprobs.clone().requires_grad_()
+                value = term.loss(Tokens(logprobs), plan.old_logprobs, part.reward)  # type: ignore[arg-type]
+                (size,) = torch.autograd.grad(value.sum(), logprobs)
         if size is None:
             return float("nan")
-        signal = signal + term.coef.abs() * size
+        signal = signal + part.coef.abs() * size.abs()
     ordered = signal[plan.mask].double().sort(descending=True).values
     top = ordered[: max(1, round(0.1 * len(ordered)))].sum()
     return float(top / ordered.sum()) if ordered.sum() > 0 else float("nan")

@@ -75,14 +75,17 @@ def train(
         UserError: if the method needs what the teacher does not provide, or after `MAX_SKIPPED` non-finite steps.
     """
     objective = spec.objective()
-    check_needs(objective, teacher, spec.method)
-    if "correct" in objective.reads and verify is None:
-        raise UserError(f"method '{spec.method}' needs a verifier: prompts with an 'answer' column")
-    if "ref_logprobs" in objective.reads and reference is None:
-        raise UserError(f"method '{spec.method}' needs a reference model: name one, or use the student's start")
+    baseline = replace(method(spec.baseline), importance_cap=spec.importance_cap)
+    # The baseline is planned beside the method, so what it reads must be there, too.
+    for name, planned in ((spec.method, objective), (spec.baseline, baseline)):
+        check_needs(planned, teacher, name)
+        if "correct" in planned.reads and verify is None:
+            raise UserError(f"method '{name}' needs a verifier: prompts with an 'answer' column")
+        if "ref_logprobs" in planned.reads and reference is None:
+            raise UserError(f"method '{name}' needs a reference model: name one, or use the student's start")
+    reads = objective.reads | baseline.reads
     engine.sync(state.policy)
     domains = sorted({domain for domain, _ in spec.teachers})
-    baseline = replace(method(spec.baseline), importance_cap=spec.importance_cap)
     while state.step < spec.steps:
         clock = Clock()
         rollouts = _roll_out(spec, state, source, engine)
@@ -96,11 +99,11 @@ def train(
         plan: Plan | None = None
         try:
             extra = {}
-            if "correct" in objective.reads and verify:
+            if "correct" in reads and verify:
                 extra["correct"] = verify(rollouts)
-            if "ref_logprobs" in objective.reads and reference:
+            if "ref_logprobs" in reads and reference:
                 extra["ref_logprobs"] = _reference_logprobs(rollouts, reference, state.policy.vocab)
-            scores = _scores(spec, state, objective, rollouts, hidden, teacher_view, extra, domains)
+            scores = _scores(spec, state, reads, rollouts, hidden, teacher_view, extra, domains)
             clock.lap("score")
             plan = objective.plan(scores)
             diagnostics = diagnose(objective, plan, baseline, baseline.plan(scores), scores)
@@ -148,14 +151,14 @@ def _split(rollouts: Rollouts, spec: RunSpec) -> tuple[Tensor, ...]:
 def _scores(
     spec: RunSpec,
     state: TrainState,
-    objective: Objective,
+    reads: frozenset[str],
     rollouts: Rollouts,
     hidden: Tensor,
     teacher: TeacherScores,
     extra: dict[str, Tensor],
     domains: list[str],
 ) -> Scores:
-    want = {"logprobs", "student_entropy"} | (objective.reads & FROM_LOGITS)
+    want = {"logprobs", "student_entropy"} | (reads & FROM_LOGITS)
     if teacher.logits:
         want |= {"teacher_logprobs", "teacher_entropy", "reverse_kl"}
     flat = score_head(hidden.detach(), state.policy.head, rollouts.targets, teacher.logits, want)
