@@ -219,7 +219,6 @@ def _plan(bench: str, loaded: Any, k: int | None, max_tokens: int | None, seed: 
 
 def evaluate(args: Args) -> int:
     """Samples and grades."""
-    import torch
     from rich.console import Console
 
     from harness import assets
@@ -246,7 +245,6 @@ def evaluate(args: Args) -> int:
     if args.engine == "hf":
         folder = assets.model_folder(args.model)
         name = f"{args.model}@{fingerprint(folder)}"
-        torch.set_grad_enabled(False)
         policy = Policy.load(folder, args.device)
     else:
         import hashlib

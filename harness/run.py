@@ -29,6 +29,7 @@ from harness.errors import UserError
 from harness.evaluate import EvalPlan, ModelResponder, evaluate
 from harness.records import append_jsonl, cut_jsonl, read_jsonl, write_atomic
 from trainer.config import RunSpec, differences, digest
+from trainer.methods import method
 from trainer.settings import canonical, describe
 
 Report = Callable[[str, float], None]  # (what is going on, fraction of the cell that is done)
@@ -151,7 +152,8 @@ def _train_and_evaluate(cell: Cell, spec: RunSpec, folder: Path, report: Report)
         cut_jsonl(path, state.step)
     training = 0.75  # of a cell's work, for the progress bar
     engine = _engine(spec, state.policy, teacher)
-    reference = load_reference(spec, state.policy) if "ref_logprobs" in spec.objective().reads else None
+    reads = spec.objective().reads | method(spec.baseline).reads
+    reference = load_reference(spec, state.policy) if "ref_logprobs" in reads else None
     source = assets.open_source(spec.data.source, spec.seed)
 
     def evaluate_now() -> None:
@@ -210,7 +212,10 @@ def load_reference(spec: RunSpec, student: Any) -> Any:
     from trainer.teachers import LocalTeacher
 
     policy = Policy.load(assets.model_folder(spec.reference or spec.student), spec.machine.device)
+    before = student.vocab
     share_vocabulary(student, policy)
+    if student.vocab != before:
+        raise UserError(f"reference '{policy.name}' lacks ids of student and teachers: use one of their tokenizer")
     return LocalTeacher(policy, spec.machine.micro_batch)
 
 
