@@ -1,0 +1,60 @@
+"""What is committed under results/ and shown in README is what the committed records say."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from pathlib import Path
+
+import pytest
+
+from harness.records import load
+from harness.report import write_report
+from tests.conftest import ROOT
+
+RESULTS = ROOT / "results"
+GRIDS = sorted(path.parent.name for path in (RESULTS / "records").glob("*/manifest.json"))
+
+
+def regenerated(grid: str, folder: Path) -> list[Path]:
+    import json
+
+    kept = RESULTS / "records" / grid
+    rollouts = json.loads((kept / "rollouts.json").read_text())
+    write_report(load(kept), rollouts, folder)
+    return [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_tables_figures_and_page_regenerate_byte_for_byte(grid, tmp_path):
+    drawn_with = load(RESULTS / "records" / grid).manifest["provenance"]["packages"]["matplotlib"]
+    same_drawing = importlib.metadata.version("matplotlib") == drawn_with
+    files = regenerated(grid, tmp_path)
+    assert len(files) >= 18
+    for file in files:
+        if same_drawing or file.parts[0] == "tables" or file.suffix == ".csv":
+            assert (tmp_path / file).read_bytes() == (RESULTS / file).read_bytes(), file
+    kept = {p.relative_to(RESULTS) for kind in ("tables", "figures") for p in (RESULTS / kind / grid).rglob("*")}
+    assert kept == {file for file in files if file.parts[0] in ("tables", "figures")}
+
+
+def test_readme_shows_the_committed_tables():
+    readme = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"<!-- table: (\S+) -->\n(.*?)<!-- end -->", readme, re.DOTALL)
+    assert blocks
+    for path, text in blocks:
+        assert text.strip() == (ROOT / path).read_text().strip()
+
+
+def test_links_of_the_readmes_lead_somewhere():
+    for page in (ROOT / "README.md", RESULTS / "README.md"):
+        links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+        assert links
+        for link in links:
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_records_hold_no_model_text():
+    for grid in GRIDS:
+        longest = load(RESULTS / "records" / grid).samples["answer"].dropna().str.len().max()
+        assert longest <= 64
