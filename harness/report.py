@@ -47,9 +47,9 @@ def write_report(records: Records, rollouts: Sequence[Mapping[str, Any]], root: 
     text = tables.caption(records, frame)
     title = shorten(records.manifest.get("title") or records.manifest["grid"])
     data = tokenpage.embedded(rollouts)
-    _write_tables(frame, text, title, root / "tables" / grid)
     figures, undrawn = _write_figures(records, frame, root / "figures" / grid)
-    cost = tables.cost(records)
+    cost, effects = tables.cost(records), tables.effects(records)
+    _write_tables(frame, effects, text, title, root / "tables" / grid)
     page = tokenpage.environment().get_template("report.html.j2")
     html = page.render(
         title=title,
@@ -59,6 +59,7 @@ def write_report(records: Records, rollouts: Sequence[Mapping[str, Any]], root: 
         summary=_fragment(tables.summary(frame, text), "summary"),
         details=_fragment(tables.details(frame), "details"),
         cost=_fragment(cost, "cost") if cost.rows else "",
+        effects=_fragment(effects, "effects") if effects.rows else "",
         figures=figures,
         undrawn=undrawn,
         arms=_arms(records.manifest),
@@ -78,12 +79,13 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _write_tables(frame: pd.DataFrame, caption: str, title: str, folder: Path) -> None:
+def _write_tables(frame: pd.DataFrame, effects: markup.Table, caption: str, title: str, folder: Path) -> None:
     details = tables.details(frame)
     _write(folder / "comparison.md", tables.to_markdown(frame, caption))
     _write(folder / "comparison.tex", tables.to_latex(frame, caption))
     _write(folder / "comparison.csv", tables.to_csv(frame))
     _write(folder / "details.md", markup.markdown(details))
+    _write(folder / "effects.md", markup.markdown(effects))
     body = _fragment(tables.summary(frame, caption), "summary") + _fragment(details, "details")
     page = tokenpage.environment().get_template("tables.html.j2")
     _write(folder / "comparison.html", page.render(title=title, style=tokenpage.style(), body=body) + "\n")

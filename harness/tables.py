@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 
 from harness import markup
 from harness.markup import Cell, Row, Table, shorten
-from harness.standings import ALPHA, MACRO, comparison, findings, holes
+from harness.standings import ALPHA, MACRO, comparison, findings, holes, order
 
 if TYPE_CHECKING:
     from harness.records import Records
@@ -21,6 +21,7 @@ __all__ = [
     "comparison",
     "cost",
     "details",
+    "effects",
     "headlines",
     "holes",
     "remarks",
@@ -160,12 +161,46 @@ def _row(row: Mapping[Any, Any], first: bool, cells: tuple[Cell, ...]) -> Row:
     return Row(label if first else "", cells, row["reference"], "INERT" if row["inert"] and first else "")
 
 
+_EFFECTS = {
+    "kept": "rollouts kept",
+    "kept_tokens": "tokens trained on",
+    "ess": "effective sample",
+    "top_decile": "signal in top tenth",
+    "dropped_kl": "KL on dropped rollouts",
+    "discarded_kl": "KL on discarded tokens",
+}
+
+
+def effects(records: Records) -> Table:
+    """What each trained arm did to its batches: means over steps and seeds, in percent, and the cosine."""
+    steps, rows = records.steps, []
+    names = [name for name in _EFFECTS if name in steps]
+    for arm in order(records.manifest):
+        spec = records.manifest["arms"][arm]
+        mine = steps[steps["arm"].astype(str) == arm] if len(steps) else steps
+        if spec.get("reference") or mine.empty or not names:
+            continue
+        cells = [Cell(_percent(float(mine[name].mean()))) for name in names]
+        cosine = float(mine["cosine"].mean())
+        cells.append(Cell(f"{cosine:.3f}" if math.isfinite(cosine) else HOLE))
+        flag = "INERT" if arm in records.manifest.get("inert", {}) else ""
+        rows.append(Row(shorten(spec.get("label") or arm), tuple(cells), flag=flag))
+    head = ("", *(_EFFECTS[name] for name in names), "cosine to baseline")
+    caption = (
+        "Percent, means over steps and seeds. Effective sample: of the token coefficients, as a share of the response "
+        "tokens. Signal: coefficient times reward, or times KL(S‖Q) for a divergence. KL: share of the batch's token "
+        "KL(S‖Q) that the arm does not train on. Cosine: of the coefficients to the baseline's on the same batch."
+    )
+    return Table(head, tuple(rows), caption)
+
+
 def cost(records: Records) -> Table:
     """Mean seconds per step by stage, peak memory and generated tokens of every trained arm."""
     stages = ["seconds_rollout", "seconds_score", "seconds_plan", "seconds_update"]
     timings, steps = records.timings, records.steps
     rows = []
-    for arm, spec in records.manifest["arms"].items():
+    for arm in order(records.manifest):
+        spec = records.manifest["arms"][arm]
         mine = timings[timings["arm"].astype(str) == arm] if len(timings) else timings
         if spec.get("reference") or mine.empty:
             continue

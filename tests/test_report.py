@@ -68,6 +68,7 @@ def test_the_same_records_give_the_same_files(records: Records, report: Path, tm
         "pages/fake.html",
         *(f"tables/fake/comparison.{kind}" for kind in ("md", "tex", "csv", "html")),
         "tables/fake/details.md",
+        "tables/fake/effects.md",
         *(
             f"figures/fake/{n}.{k}"
             for n in ("curve", "curve-tokens", "forest", "training")

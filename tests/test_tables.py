@@ -343,3 +343,16 @@ def test_latex_compiles_and_fits_the_page(records: Records, frame: pd.DataFrame,
     assert run.returncode == 0, run.stdout[-2000:]
     assert (tmp_path / "t.pdf").stat().st_size > 10_000
     assert "Overfull \\hbox" not in run.stdout  # article's column is 345 pt, narrower than any venue's page
+
+
+def test_effects_are_means_over_steps_and_seeds() -> None:
+    records = fake_records()
+    steps = records.steps.assign(dropped_kl=0.25)
+    table = tables.effects(replace(records, steps=steps))
+    assert table.head[-2:] == ("KL on dropped rollouts", "cosine to baseline")
+    arm = next(name for name, spec in records.manifest["arms"].items() if not spec.get("reference"))
+    mine = steps[steps["arm"].astype(str) == arm]
+    assert table.rows[0].cells[0].text == f"{100 * mine['kept'].mean():.1f}"
+    assert table.rows[0].cells[-2].text == "25.0"
+    assert table.rows[0].cells[-1].text == f"{mine['cosine'].mean():.3f}"
+    assert len(table.rows) == sum(not spec.get("reference") for spec in records.manifest["arms"].values())
