@@ -225,6 +225,7 @@ NEUTRAL: dict[str, tuple[str, dict[str, str]]] = {
     "skew-kl": ("full-rkl", {"terms.0.loss.alpha": "0"}),
     "skew-fkl": ("full-rkl", {"terms.0.loss.alpha": "0", "terms.0.loss.direction": "reverse"}),
     "topk-rkl": ("full-rkl", {"terms.0.loss.support.k": str(V)}),
+    "lsm": ("full-rkl", {"terms.0.loss.support.k": str(V)}),
     "topk-rkl-tail": ("full-rkl", {"terms.0.loss.support.k": str(V)}),
     "topk-fkl": ("full-rkl", {"terms.0.loss.support.k": str(V), "terms.0.loss.beta": "1"}),
     "topk-fkl-tail": ("full-rkl", {"terms.0.loss.support.k": str(V), "terms.0.loss.beta": "1"}),
@@ -760,3 +761,48 @@ def test_every_policy_gradient_starts_at_ratio_one() -> None:
         assert a[0] == pytest.approx(b[0], abs=1e-6), name
         for x, y in zip(a[1], b[1], strict=True):
             assert x == pytest.approx(y, abs=1e-6), name
+
+
+def naive_uni_opd(scores: Scores, margin: float = 0.4, limit: float = 10.0) -> list[list[float]]:
+    """Uni-OPD's advantages with plain loops, from its description: half the shift up on correct, half down on wrong."""
+    rows = range(len(scores.mask))
+    advantage = [
+        [
+            max(-limit, min(limit, float(scores.teacher_logprobs[i, t] - scores.logprobs[i, t])))
+            if scores.mask[i, t]
+            else 0.0
+            for t in range(scores.mask.shape[1])
+        ]
+        for i in rows
+    ]
+    length = [int(scores.mask[i].sum()) for i in rows]
+    group, correct = scores.read("group"), scores.read("correct")
+    shifted = [list(row) for row in advantage]
+    for prompt in {int(g) for g in group}:
+        members = [i for i in rows if int(group[i]) == prompt and length[i] > 0]
+        right = [sum(advantage[i]) / length[i] for i in members if correct[i]]
+        wrong = [sum(advantage[i]) / length[i] for i in members if not correct[i]]
+        if not right or not wrong:
+            continue
+        shift = margin - (sum(right) / len(right) - sum(wrong) / len(wrong))
+        for i in members:
+            for t in range(len(shifted[i])):
+                if scores.mask[i, t]:
+                    shifted[i][t] += shift / 2 if correct[i] else -shift / 2
+    return shifted
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_uni_opd_against_plain_loops(seed: int) -> None:
+    scores = random_scores(seed, 12, 6, lengths=[6, 5, 0, 3, 6, 6, 1, 2, 6, 4, 6, 6])
+    objective = METHODS["uni-opd"]
+    logprobs = scores.logprobs.clone().requires_grad_()
+    loss = objective.loss(objective.plan(scores), logprobs)
+    loss.backward()
+    advantage = naive_uni_opd(scores)
+    tokens = int(scores.mask.sum())
+    # ratio 1: the loss is −mean A, its gradient −A/N on every valid token
+    expected = torch.tensor([[-a / tokens for a in row] for row in advantage])
+    assert loss.item() == pytest.approx(float(expected.sum()), abs=1e-5)
+    assert logprobs.grad is not None
+    torch.testing.assert_close(logprobs.grad, expected, atol=1e-6, rtol=1e-5)

@@ -143,6 +143,7 @@ _EXOPD = "https://arxiv.org/abs/2602.12125"
 _UNI = "https://arxiv.org/abs/2605.03677"
 _SCOPE = "https://arxiv.org/abs/2604.10688"
 _RETHINK = "https://arxiv.org/abs/2604.13016"
+_LSM = "https://github.com/hhh675597/revisiting_opd"
 _SELECT = "https://arxiv.org/abs/2510.24021"
 _TA = "https://arxiv.org/abs/2605.26844"
 _SKEW = "https://arxiv.org/abs/2402.03898"
@@ -193,6 +194,7 @@ TABLE: tuple[Method, ...] = (
     Method("skew-kl", _direct(SkewKL(0.1)), _SKEW, "reverse KL to the teacher mixed with 10 % of the student"),
     Method("skew-fkl", _direct(SkewKL(0.1, "forward")), _SKEW, "forward KL to the student mixed with 10 % of the teacher"),
     Method("topk-rkl", _direct(Divergence(1.0, TopK(16, "student", "renormalise"))), _RETHINK, "reverse KL on the student's top 16, both renormalised"),
+    Method("lsm", _direct(Divergence(1.0, TopK(16, "teacher", "renormalise"))), _LSM, "reverse KL on the teacher's top 16, both renormalised, differentiated directly (the release uses it as an advantage)"),
     Method("topk-rkl-tail", _direct(Divergence(1.0, TopK(16, "teacher", "bucket"))), _GKD, "reverse KL on the teacher's top 16 and one bucket for the rest"),
     Method("topk-fkl", _direct(Divergence(0.0, TopK(16, "teacher", "drop"))), _EOPD, "forward KL on the teacher's top 16, the rest left out"),
     Method("topk-fkl-tail", _direct(Divergence(0.0, TopK(16, "teacher", "bucket"))), _GKD, "forward KL on the teacher's top 16 and one bucket for the rest"),
