@@ -540,6 +540,18 @@ def test_two_teachers_two_domains() -> None:
     assert sorted(n for n, kept in zip(names, keep, strict=True) if not kept) == ["code", "math"]
 
 
+@pytest.mark.parametrize("name", ["fire-per-domain", "full-rkl"])
+def test_a_batch_in_which_one_domain_is_missing(name: str) -> None:
+    # Two teachers, but every prompt belongs to the first: the second is never asked, nothing becomes NaN.
+    spec = tiny_spec(name, steps=2, teachers=(("math", "a"), ("code", "b")))
+    for step in train(**setup(spec, domains=("math",))):
+        assert {p.domain for p in step.rollouts.prompts} == {"math"}
+        assert not step.record.skipped
+        assert step.plan is not None
+        assert all(torch.isfinite(term.coef).all() for term in step.plan.terms)
+        assert math.isfinite(step.record.loss) and math.isfinite(step.record.grad_norm)
+
+
 def test_the_baseline_of_a_capped_run_has_the_same_cap() -> None:
     # Otherwise `opd` itself would be called inert, or an arm would get credit for the cap that all arms share.
     for cap in (None, 5.0, 0.5):
