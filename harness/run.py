@@ -177,11 +177,15 @@ def _train_and_evaluate(cell: Cell, spec: RunSpec, folder: Path, report: Report)
 
 def load_student(spec: RunSpec) -> Any:
     """The student's policy, as the spec names it."""
+    return _load(spec, spec.student)
+
+
+def _load(spec: RunSpec, name: str) -> Any:
     import torch
 
     from trainer.policy import Policy
 
-    return Policy.load(assets.model_folder(spec.student), spec.machine.device, getattr(torch, spec.dtype))
+    return Policy.load(assets.model_folder(name), spec.machine.device, getattr(torch, spec.dtype))
 
 
 def load_teacher(spec: RunSpec, student: Any) -> Any:
@@ -190,15 +194,12 @@ def load_teacher(spec: RunSpec, student: Any) -> Any:
     Raises:
         UserError: if a teacher's vocabulary differs from the student's.
     """
-    import torch
-
-    from trainer.policy import Policy, share_vocabulary
+    from trainer.policy import share_vocabulary
     from trainer.teachers import LocalTeacher, RoutedTeacher
 
-    dtype = getattr(torch, spec.dtype)
     teachers = {}
     for domain, name in spec.teachers:
-        policy = Policy.load(assets.model_folder(name), spec.machine.device, dtype)
+        policy = _load(spec, name)
         share_vocabulary(student, policy)
         teachers[domain] = LocalTeacher(policy, spec.machine.micro_batch)
     for teacher in teachers.values():
@@ -208,10 +209,10 @@ def load_teacher(spec: RunSpec, student: Any) -> Any:
 
 def load_reference(spec: RunSpec, student: Any) -> Any:
     """The third model: the one the spec names, or the student as it was before training."""
-    from trainer.policy import Policy, share_vocabulary
+    from trainer.policy import share_vocabulary
     from trainer.teachers import LocalTeacher
 
-    policy = Policy.load(assets.model_folder(spec.reference or spec.student), spec.machine.device)
+    policy = _load(spec, spec.reference or spec.student)
     before = student.vocab
     share_vocabulary(student, policy)
     if student.vocab != before:
