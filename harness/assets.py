@@ -1,23 +1,68 @@
-"""Names on the command line and in specs → the things they mean: model folders and prompt sources."""
+"""Names on the command line and in specs → the things they mean: model folders, data files, prompt sources.
+
+`toy:…` is in the package, a path is on this machine, `hub:…` is fetched from the Hugging Face hub, and only when
+something is to be computed with it: declaring, planning and pinning need no network.
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Final, NamedTuple
 
+from harness import prompts
+from harness.datafiles import file_hash
 from harness.errors import UserError
 from harness.toy import STUDENT, TEACHERS, tasks
 from trainer.config import RunSpec
-from trainer.data import JsonlPrompts, Prompt, PromptSource, derive_seed
+from trainer.data import FilePrompts, JsonlPrompts, PromptSource
 
 TOY_MODELS = {"toy:student": STUDENT} | {f"toy:teacher-{domain}": path for domain, path in TEACHERS.items()}
 
+#: SHA-256 of files on the hub that published runs were made with: any revision must give these very bytes.
+KNOWN_FILES: Final = {
+    "Keven16/G-OPD-Training-Data:DeepMath-103K/train_filtered_level6.parquet": (
+        "de3350fdd00bc0410550098ea65179e2be873da99e4075f80de575fc17670597"
+    ),
+    "Keven16/G-OPD-Training-Data:Eurus/code_train.parquet": (
+        "ea31611a8f32e2fcf3f24a484b7433868bc47facca1cf950867460b0300f7b7e"
+    ),
+}
+_HUB: Final = re.compile(r"hub:(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?(:(?P<path>[^:]+))?")
+_MODEL_FILES: Final = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 
-def model_folder(name: str) -> Path:
-    """The folder of a model: `toy:student`, `toy:teacher-math`, a transformers folder, or a run's folder.
+
+class HubName(NamedTuple):
+    """`hub:OWNER/NAME[@revision]`, a model, or `hub:OWNER/NAME[@revision]:path`, a file of a data set."""
+
+    repo: str
+    revision: str | None
+    path: str | None
+
+
+def hub_name(name: str) -> HubName:
+    """The parts of a `hub:` name.
 
     Raises:
-        UserError: if there is no such model.
+        UserError: if it is none.
+    """
+    if not (found := _HUB.fullmatch(name)):
+        raise UserError(f"'{name}' is no name on the hub: write hub:OWNER/MODEL[@revision], or …:path of a data file")
+    return HubName(found["repo"], found["revision"], found["path"])
+
+
+# --- models ---------------------------------------------------------------------------------------------------
+
+
+def model_folder(name: str) -> Path:
+    """The folder of a model: `toy:student`, `toy:teacher-math`, a transformers folder, a run's folder, `hub:…`.
+
+    Raises:
+        UserError: if there is no such model, or the hub does not give it.
     """
     if name.startswith("toy:"):
         if name not in TOY_MODELS:
@@ -25,50 +70,134 @@ def model_folder(name: str) -> Path:
         if not TOY_MODELS[name].is_dir():
             raise UserError(f"the toy models are not built: run `opd toy build` ({TOY_MODELS[name]} is missing)")
         return TOY_MODELS[name]
+    if name.startswith("hub:"):
+        return _snapshot(name)
     folder = Path(name)
     if (folder / "checkpoint").is_dir():
         folder = folder / "checkpoint"
     if not folder.is_dir():
-        raise UserError(f"model folder {name} does not exist: name a transformers folder, a run, or toy:student")
+        raise UserError(
+            f"model folder {name} does not exist: name a transformers folder, a run, toy:student or hub:OWNER/MODEL"
+        )
     if not (folder / "config.json").exists():
         raise UserError(f"{name} has no config.json: it is not a transformers model folder")
     return folder
 
 
-class ToyPrompts:
-    """Training problems of the toy world, made on demand; several domains share a step equally."""
+def model_digest(name: str) -> str:
+    """What a model is, for a run's identity: the content of a folder, the revision of a model on the hub."""
+    if name.startswith("hub:"):
+        return _revision(name)
+    folder = model_folder(name)
+    return _fingerprint(folder, _stamp(folder))
 
-    def __init__(self, domains: tuple[str, ...], difficulty: tuple[int, int], seed: int) -> None:
-        self.domains, self.difficulty, self.seed = domains, difficulty, seed
 
-    def batch(self, step: int, size: int) -> list[Prompt]:
-        problems = []
-        for index, domain in enumerate(self.domains):
-            count = len(range(index, size, len(self.domains)))
-            seed = derive_seed(self.seed, "prompts", step, domain)
-            problems += tasks.generate(domain, "train", count, self.difficulty, seed, distinct=False)
-        return [Prompt(p.id, p.prompt, p.domain, p.answer) for p in problems]
+def short_name(name: str) -> str:
+    """A model in names of folders: without owner, revision and path."""
+    bare = hub_name(name).repo if name.startswith("hub:") else name
+    return re.sub(r"[^\w.]+", "-", bare if bare.startswith("toy:") else Path(bare).name).strip("-.") or "model"
+
+
+def _revision(name: str) -> str:
+    repo, revision, path = hub_name(name)
+    return f"hub:{repo}@{revision or 'main'}" + (f":{path}" if path else "")
+
+
+def commits(spec: RunSpec | None) -> dict[str, str]:
+    """The commits that a run's `hub:` models were fetched at. To be asked after they were."""
+    named = (spec.student, spec.reference, *(model for _, model in spec.teachers)) if spec else ()
+    return {name: model_folder(name).name for name in sorted(set(named)) if name.startswith("hub:")}
+
+
+def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Changes whenever a file of the folder does, so that content is read once and again only after a change."""
+    files = ((path.name, path.stat()) for path in folder.iterdir() if path.is_file())
+    return tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in files))
+
+
+@functools.cache
+def _fingerprint(folder: Path, stamp: tuple[Any, ...]) -> str:
+    from trainer.policy import fingerprint
+
+    return fingerprint(folder)
+
+
+@functools.cache
+def _snapshot(name: str) -> Path:
+    repo, revision, path = hub_name(name)
+    if path is not None:
+        raise UserError(f"'{name}' names a file, where a model is wanted: leave ':{path}' out")
+    return Path(_fetch(name, lambda hub: hub.snapshot_download(repo, revision=revision, allow_patterns=_MODEL_FILES)))
+
+
+def _fetch(name: str, get: Callable[[Any], str]) -> str:
+    try:
+        import huggingface_hub
+
+        return get(huggingface_hub)
+    except Exception as problem:  # the client raises its own, the network's and the file system's kinds
+        raise UserError(
+            f"{name} cannot be fetched from the hub ({type(problem).__name__}): check the name, the network and your "
+            "access, or fetch it beforehand and name the local copy"
+        ) from None
+
+
+# --- data -----------------------------------------------------------------------------------------------------
 
 
 def open_source(source: str, seed: int) -> PromptSource:
-    """The prompt source that a spec names: `toy:math`, `toy:math+code`, `toy:math:9-12`, or a JSONL file.
+    """The prompt source that a spec names: `toy:math`, `toy:math+code`, `toy:math:9-12`, or a JSONL or parquet file.
 
     Raises:
-        UserError: for an unknown domain, a bad difficulty range, a missing or broken file.
+        UserError: for an unknown domain, a bad difficulty range, a missing or broken file, a file the hub has not.
     """
-    if not source.startswith("toy:"):
-        return JsonlPrompts(Path(source), seed)
-    names, _, span = source.removeprefix("toy:").partition(":")
-    domains = tuple(names.split("+"))
-    if unknown := [d for d in domains if d not in tasks.DOMAINS]:
-        raise UserError(f"unknown toy domain '{unknown[0]}' in '{source}': there are {', '.join(tasks.DOMAINS)}")
-    try:
-        low, high = (int(part) for part in span.split("-")) if span else tasks.IN_DISTRIBUTION
-    except ValueError:
+    if source.startswith("toy:"):
+        return prompts.toy(source, seed)
+    path = _hub_file(source) if source.startswith("hub:") else Path(source)
+    return (FilePrompts if path.suffix == ".parquet" else JsonlPrompts)(path, seed)
+
+
+def _known(source: str) -> str | None:
+    repo, _, path = hub_name(source)
+    return KNOWN_FILES.get(f"{repo}:{path}")
+
+
+def _hub_file(source: str) -> Path:
+    repo, revision, file = hub_name(source)
+    if file is None:
+        raise UserError(f"'{source}' names no file of the data set: write {source}:path/in/it.parquet")
+    path = Path(_fetch(source, lambda hub: hub.hf_hub_download(repo, file, repo_type="dataset", revision=revision)))
+    if (known := _known(source)) and (found := file_hash(path)) != known:
         raise UserError(
-            f"bad difficulty '{span}' in '{source}': write it as LOW-HIGH, for example toy:math:2-6"
-        ) from None
-    return ToyPrompts(domains, (low, high), seed)
+            f"{source} is not the file that the published runs used (SHA-256 {found[:16]}…, not {known[:16]}…): name a "
+            "revision that has it, or a local copy"
+        )
+    return path
+
+
+# --- identity -------------------------------------------------------------------------------------------------
+
+
+def pin(spec: RunSpec) -> RunSpec:
+    """The spec with fingerprints of every file it depends on, so that its identity follows their content.
+
+    What is on the hub counts by its revision: the same before it is fetched, and after.
+    """
+    named = (spec.student, spec.reference, *(model for _, model in spec.teachers))
+    digests = {name: model_digest(name) for name in named if name}
+    source = spec.data.source
+    if source.startswith("toy:"):
+        digests["toy tasks"] = hashlib.sha256(Path(tasks.__file__).read_bytes()).hexdigest()[:16]
+    elif source.startswith("hub:"):
+        digests[source] = _known(source) or _revision(source)
+    elif Path(source).is_file():
+        digests[source] = _file_digest(Path(source), Path(source).stat().st_mtime_ns)
+    return replace(spec, digests=tuple(sorted(digests.items())))
+
+
+@functools.cache
+def _file_digest(path: Path, changed: int) -> str:
+    return file_hash(path)[:16]
 
 
 def check_pins(spec: RunSpec) -> None:
@@ -80,22 +209,3 @@ def check_pins(spec: RunSpec) -> None:
     now = dict(pin(spec).digests)
     if changed := sorted(name for name, was in spec.digests if now.get(name) != was):
         raise UserError(f"{', '.join(changed)} changed while the run was waiting: start the command again")
-
-
-def pin(spec: RunSpec) -> RunSpec:
-    """The spec with fingerprints of every file it depends on, so that its identity follows their content."""
-    import hashlib
-
-    from trainer.policy import fingerprint
-
-    digests = {
-        name: fingerprint(model_folder(name))
-        for name in (spec.student, spec.reference, *(model for _, model in spec.teachers))
-        if name
-    }
-    source = spec.data.source
-    if source.startswith("toy:"):
-        digests["toy tasks"] = hashlib.sha256(Path(tasks.__file__).read_bytes()).hexdigest()[:16]
-    elif Path(source).is_file():
-        digests[source] = hashlib.sha256(Path(source).read_bytes()).hexdigest()[:16]
-    return replace(spec, digests=tuple(sorted(digests.items())))

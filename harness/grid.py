@@ -1,52 +1,157 @@
-"""Grids: a base run, named arms, seeds, benchmarks → cells; run on local processes; collected into records."""
+"""Grids: one question as a value. A base run, named arms, seeds, benchmarks and figures → cells. Declarations only.
+
+A file in `ablations/` declares one as `GRID`. Whatever could be misspelt is checked when it is made: a grid that loads
+has no arm that is silently another's double.
+"""
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
-import multiprocessing
-import os
-import platform
-import signal
-import subprocess
-import threading
-import time
-import traceback
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+import itertools
+import re
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import Any, ClassVar, Final, TypeAlias
 
 from harness import assets
 from harness.errors import UserError
 from harness.evaluate import EvalPlan
-from harness.records import Records, read_jsonl, write_atomic
-from harness.run import Cell, is_done, run_cell, sample_rows
+from harness.registry import BENCHMARKS
+from harness.run import Cell
 from trainer.config import RunSpec
-from trainer.settings import edit
+from trainer.settings import edit, paths
+
+__all__ = ["Arm", "Grid", "HeatMap", "Sweep", "load_grid", "sweep"]
+
+Value: TypeAlias = bool | int | float | str
+Settings: TypeAlias = tuple[tuple[str, str], ...]  # (path, value as text)
+
+ABLATIONS: Final = Path(__file__).parent.parent / "ablations"
+
+#: Fields of a run that the grid fills in itself; an arm that set one would be compared with the wrong rows.
+_OF_THE_GRID: Final = ("method", "edits", "seed", "baseline", "digests")
+_OF_ALL_ARMS: Final = (*_OF_THE_GRID, "steps", "student", "teachers")
+_NAME: Final = re.compile(r"[A-Za-z0-9][\w.=-]*")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A row of the table: a method, edits of it (`keep.fraction`) and of the base run (`optim.lr`)."""
+    """A row of the table: a method, edits of it (`keep.fraction`) and of the base run (`optim.lr`).
+
+    `at` says where the arm stands on the grid's axes.
+    """
 
     method: str
     label: str = ""
-    edits: tuple[tuple[str, str], ...] = ()
-    run: tuple[tuple[str, str], ...] = ()
+    edits: Settings = ()
+    run: Settings = ()
+    at: tuple[tuple[str, Value], ...] = ()
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A figure: every benchmark against one axis, a line per method; arms that are not on the axis as levels."""
+
+    axis: str
+    label: str = ""
+    kind: ClassVar[str] = "sweep"
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return (self.axis,)
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A figure: the difference to the baseline over two axes."""
+
+    x: str
+    y: str
+    x_label: str = ""
+    y_label: str = ""
+    kind: ClassVar[str] = "heatmap"
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return (self.x, self.y)
+
+
+class _Dotted(string.Formatter):
+    """Takes `{keep.fraction:.0%}` for the option of that name, not for an attribute."""
+
+    def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, str]:
+        return kwargs[field_name], field_name
+
+
+def sweep(
+    method: str,
+    options: Mapping[str, Sequence[Value]],
+    label: str,
+    name: str = "",
+    run: Settings = (),
+    edits: Settings = (),
+    paths: Mapping[str, Sequence[str]] | None = None,
+) -> tuple[tuple[str, Arm], ...]:
+    """The product of options as arms. Each option is an axis, and by default the path of what it sets.
+
+    Args:
+        label, name: texts in which `{option}` stands for a value, with a format if wanted: `{keep.fraction:.0%}`. The
+            name of an arm is by default that of the method and the values.
+        run, edits: what all of the arms have in common.
+        paths: what an option sets that is not called like a path, or sets several.
+    """
+    of_run = {field.name for field in fields(RunSpec)}
+    name = name or "-".join([method, *(f"{{{option}}}" for option in options)])
+    arms = []
+    for values in itertools.product(*options.values()):
+        at = dict(zip(options, values, strict=True))
+        settings = [(path, _text(at[o])) for o in options for path in (paths or {}).get(o, (o,))]
+        try:
+            named, labelled = (_Dotted().vformat(text, (), at) for text in (name, label))
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"sweep of '{method}': label or name asks for {error}; options are {', '.join(at)}"
+            ) from None
+        arm = Arm(
+            method,
+            labelled,
+            (*edits, *(s for s in settings if s[0].partition(".")[0] not in of_run)),
+            (*run, *(s for s in settings if s[0].partition(".")[0] in of_run)),
+            tuple(at.items()),
+        )
+        arms.append((_for_a_file(named), arm))
+    return tuple(arms)
+
+
+def _for_a_file(name: str) -> str:
+    return re.sub(r"[^\w.=-]+", "-", name)
+
+
+def _text(value: Value) -> str:
+    """A value as `trainer.settings.edit` reads it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """One question. A file in `ablations/` declares one of these as `GRID`."""
+    """One question.
+
+    Attributes:
+        base: what all arms share; its method is that of the baseline.
+        curve: evaluated every `curve_every` steps, too.
+        axes: names of the coordinates that arms have in `at`.
+        settings: edits of the base run that the command line made.
+
+    Raises:
+        UserError: in one sentence, for anything that is misspelt, doubled, or would be ignored.
+    """
 
     name: str
     title: str
-    base: RunSpec  # its method is that of the baseline
+    base: RunSpec
     arms: tuple[tuple[str, Arm], ...]
     baseline: str
     evals: tuple[EvalPlan, ...]
@@ -54,53 +159,150 @@ class Grid:
     curve_every: int = 10
     seeds: tuple[int, ...] = (0, 1)
     note: str = ""
+    axes: tuple[str, ...] = ()
+    figures: tuple[Sweep | HeatMap, ...] = ()
+    settings: Settings = ()
 
     def __post_init__(self) -> None:
         names = [name for name, _ in self.arms]
-        if doubled := {name for name in names if names.count(name) > 1}:
-            raise UserError(f"grid '{self.name}' names arm '{min(doubled)}' twice")
+        for name in (self.name, *names):
+            if not _NAME.fullmatch(name):
+                raise self._error(f"'{name}' is no name for a file: use letters, digits and . _ = -")
+        if doubled := _doubled(names):
+            raise self._error(f"arm '{doubled}' is named twice")
         if self.baseline not in names:
-            raise UserError(f"grid '{self.name}': baseline '{self.baseline}' is none of its arms {', '.join(names)}")
-        specs = [self.spec(arm, 0) for _, arm in self.arms]
-        for index, spec in enumerate(specs):
-            if (first := specs.index(spec)) < index:
-                raise UserError(f"grid '{self.name}': arms '{names[first]}' and '{names[index]}' are the same run")
+            raise self._error(f"baseline '{self.baseline}' is none of its arms {', '.join(names)}")
+        if taken := [name for name in names if name in self._references()]:
+            raise self._error(f"arm '{taken[0]}' has the name of a reference row: choose another")
+        if not self.seeds or min(self.seeds) < 0 or _doubled(self.seeds) is not None:
+            raise self._error(f"seeds must be different whole numbers from 0, got {', '.join(map(str, self.seeds))}")
+        first: dict[Any, str] = {}
+        for name, arm in self.arms:
+            same = first.setdefault(frozenset(self.spec(arm, 0).identity().items()), name)
+            if same != name:
+                raise self._error(f"arms '{same}' and '{name}' are the same run")
+        self._check_benchmarks()
+        self._check_axes()
+
+    def _error(self, what: str) -> UserError:
+        return UserError(f"grid '{self.name}': {what}")
+
+    def _check_benchmarks(self) -> None:
+        for plan in (*self.evals, self.curve):
+            bare = plan.bench.partition("@")[0]
+            if bare not in BENCHMARKS and Path(plan.bench).suffix not in (".jsonl", ".parquet"):
+                near = get_close_matches(bare, BENCHMARKS, n=2) or BENCHMARKS
+                raise self._error(f"unknown benchmark '{plan.bench}': did you mean {' or '.join(near)}?")
+        if not self.evals:
+            raise self._error("nothing to evaluate: give it at least one plan in 'evals'")
+        if doubled := _doubled([plan.name for plan in self.evals]):
+            raise self._error(f"benchmark '{doubled}' is evaluated twice: keep one plan")
+        if clash := [p for p in self.evals if p.name == self.curve.name and p != self.curve]:
+            raise self._error(f"'{clash[0].name}' has another plan in 'curve' than in 'evals': make them the same")
+
+    def _check_axes(self) -> None:
+        if doubled := _doubled(self.axes):
+            raise self._error(f"axis '{doubled}' is named twice")
+        for name, arm in self.arms:
+            for axis, value in arm.at:
+                if axis not in self.axes:
+                    raise self._error(f"arm '{name}' stands on axis '{axis}', which is not declared in 'axes'")
+                if value != value:
+                    raise self._error(f"arm '{name}' stands nowhere on axis '{axis}': give it a number or a word")
+        for axis in self.axes:
+            if len({value for _, arm in self.arms for at, value in arm.at if at == axis}) < 2:
+                raise self._error(f"no two arms differ on axis '{axis}': vary it or leave it out")
+        for figure in self.figures:
+            for axis in figure.axes:
+                if axis not in self.axes:
+                    hint = f"declared are {', '.join(self.axes)}" if self.axes else "none is declared"
+                    raise self._error(f"figure {type(figure).__name__} wants axis '{axis}': {hint}")
 
     def spec(self, arm: Arm, seed: int) -> RunSpec:
-        """The run of an arm; a `UserError` for a path that does not exist."""
+        """The run of an arm.
+
+        Raises:
+            UserError: naming the arm, for a path that does not exist or that belongs to the grid as a whole.
+        """
+        name = next((name for name, one in self.arms if one == arm), arm.method)
         baseline = dict(self.arms)[self.baseline].method
-        spec = replace(self.base, method=arm.method, edits=arm.edits, seed=seed, baseline=baseline)
-        for path, text in arm.run:
-            spec = edit(spec, path, text)
+        try:
+            for path, _ in arm.run:
+                if (field := path.partition(".")[0]) in _OF_ALL_ARMS:
+                    raise UserError(f"'{field}' is the same for all arms, or its rows would not be comparable")
+            spec = replace(self.base, method=arm.method, edits=arm.edits, seed=seed, baseline=baseline)
+            for path, text in arm.run:
+                spec = edit(spec, path, text)
+        except UserError as error:
+            raise self._error(f"arm '{name}': {error}") from None
         return spec
+
+    def edited(self, settings: Settings) -> Grid:
+        """The grid with another base run, under a name that says so: its records are not those of the grid as declared.
+
+        Raises:
+            UserError: for a path that is not the base run's, or that the arms override one and all.
+        """
+        made = self
+        for path, text in settings:
+            field = path.partition(".")[0]
+            if field in _OF_THE_GRID:
+                raise UserError(f"option '{path}' is set by the grid, arm by arm: --set edits the run they share")
+            if path not in dict(paths(self.base)) and path in dict(paths(self.base.objective())):
+                raise UserError(
+                    f"option '{path}' is of a method, not of the run that all arms share: give it to an arm"
+                )
+            base = edit(made.base, path, text)
+            changed = replace(made, base=base)
+            if base.identity() != made.base.identity() and not any(
+                changed.spec(arm, 0).identity() != made.spec(arm, 0).identity() for _, arm in self.arms
+            ):
+                raise UserError(f"option '{path}' would be ignored: every arm of '{self.name}' sets it itself")
+            made = changed
+        if not settings:
+            return self
+        said = "-".join(f"{path}={text}" for path, text in settings)
+        title = f"{self.title} ({', '.join(f'{path} = {text}' for path, text in settings)})"
+        return replace(made, name=_for_a_file(f"{self.name}-{said}"), title=title, settings=(*self.settings, *settings))
+
+    def _references(self) -> dict[str, str]:
+        """Name of the row → model, for the start of training and every teacher."""
+        models = list(dict.fromkeys(model for _, model in sorted(self.base.teachers)))
+        domains = {model: domain for domain, model in sorted(self.base.teachers, reverse=True)}
+        named = {"teacher" if len(models) == 1 else f"teacher {domains[model]}": model for model in models}
+        return {"start": self.base.student} | named
 
     def cells(self) -> list[Cell]:
         """References first, then arm by arm within each seed, so that early cells already compare."""
-        plans = (*self.evals,)
-        teachers = dict.fromkeys(model for _, model in self.base.teachers)
-        cells = [Cell("start", 0, plans, model=self.base.student, curve=self.curve)]
-        for index, model in enumerate(teachers):
-            name = "teacher" if len(teachers) == 1 else f"teacher {self.base.teachers[index][0]}"
-            cells.append(Cell(name, 0, plans, model=model, curve=self.curve))
+        cells = [Cell(name, 0, self.evals, model=model, curve=self.curve) for name, model in self._references().items()]
         for seed in self.seeds:
             for name, arm in self.arms:
                 spec = assets.pin(self.spec(arm, seed))
-                cells.append(Cell(name, seed, plans, spec, curve=self.curve, curve_every=self.curve_every))
+                cells.append(Cell(name, seed, self.evals, spec, curve=self.curve, curve_every=self.curve_every))
         return cells
 
 
+def _doubled(items: Sequence[Any]) -> Any:
+    """The first item that occurs twice, None where all differ."""
+    return next((item for index, item in enumerate(items) if item in items[:index]), None)
+
+
 def load_grid(path: Path) -> Grid:
-    """The `GRID` of a Python file.
+    """The `GRID` of a Python file, or of a shipped grid by its name.
 
     Raises:
         UserError: if the file is missing, fails, or declares no grid.
     """
-    if not path.exists() and (named := Path(__file__).parent.parent / "ablations" / f"{path}.py").exists():
+    if not path.exists() and (named := ABLATIONS / f"{path}.py").exists():
         path = named
     if not path.is_file():
-        raise UserError(f"grid file {path} does not exist: name a Python file that declares GRID")
+        shipped = sorted(file.stem for file in ABLATIONS.glob("[a-z]*.py"))
+        raise UserError(
+            f"grid file {path} does not exist: name a Python file that declares GRID, or one of {', '.join(shipped)}"
+        )
     spec = importlib.util.spec_from_file_location(f"grid_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise UserError(f"grid file {path} is no Python file: its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -112,199 +314,3 @@ def load_grid(path: Path) -> Grid:
     if not isinstance(grid, Grid):
         raise UserError(f"grid file {path} declares no GRID = Grid(...)")
     return grid
-
-
-# --- execution ------------------------------------------------------------------------------------------------
-
-
-def run_cells(
-    cells: list[Cell], runs: Path, jobs: int, watch: Callable[[dict[str, tuple[str, float]]], None]
-) -> dict[str, str]:
-    """Runs the cells that have no result on `jobs` single-threaded processes; returns {run id: failure}.
-
-    On few cores several single-threaded cells beat one that uses all threads. A failure is kept in the cell's
-    `failed.txt` and does not stop the others.
-
-    Args:
-        watch: called about twice a second with {run id: (what is going on, fraction done)}.
-    """
-    failures: dict[str, str] = {}
-    todo = [cell for cell in cells if not is_done(cell, runs)]
-    if not todo:
-        return failures
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_init_worker, initargs=(os.getpid(),))
-    # Workers are born deaf to Ctrl-C, which is the parent's to handle: it reaches the whole process group.
-    hear = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        futures: dict[Future[str | None], Cell] = {pool.submit(_work, cell, runs): cell for cell in todo}
-    finally:
-        signal.signal(signal.SIGINT, hear)
-    try:
-        waiting = set(futures)
-        while waiting:
-            finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in finished:
-                cell = futures[future]
-                try:
-                    failure = future.result()
-                except BrokenProcessPool:
-                    raise UserError(
-                        f"a worker process died while working on {cell.run_id} (out of memory?): run the same command "
-                        "again, it continues; --jobs 1 needs less memory"
-                    ) from None
-                if failure:
-                    failures[cell.run_id] = failure
-            watch({cell.run_id: read_status(runs / cell.run_id) for cell in todo})
-    except BaseException:
-        for process in list(getattr(pool, "_processes", {}).values()):
-            process.kill()
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    pool.shutdown()
-    return failures
-
-
-def read_status(folder: Path) -> tuple[str, float]:
-    """What a cell is doing and how much of it is done, from its files."""
-    if (folder / "result.json").exists():
-        return "done", 1.0
-    try:
-        what, fraction = (folder / "status").read_text().rsplit("\t", 1)
-        return what, float(fraction)
-    except (OSError, ValueError):
-        return "waiting", 0.0
-
-
-def _init_worker(parent: int) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-    def watch_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch_parent, daemon=True).start()
-
-
-def _work(cell: Cell, runs: Path) -> str | None:
-    """Runs one cell in a worker; returns its failure in one sentence."""
-    folder = runs / cell.run_id
-
-    def report(what: str, done: float) -> None:
-        write_atomic(folder / "status", f"{what}\t{done:.4f}")
-
-    try:
-        run_cell(cell, runs, report)
-    except UserError as error:
-        (folder / "failed.txt").write_text(str(error))
-        return str(error)
-    except Exception as error:
-        (folder / "failed.txt").write_text(traceback.format_exc())
-        return f"{type(error).__name__}: {error} (traceback in {folder / 'failed.txt'})"
-    return None
-
-
-# --- collection -----------------------------------------------------------------------------------------------
-
-
-def collect(grid: Grid, cells: list[Cell], runs: Path) -> Records:
-    """The records of a grid's finished cells."""
-    from harness.benchmarks import load_benchmark, prompt_hash, render_prompt
-    from harness.evaluate import checker_version
-
-    finished = [cell for cell in cells if is_done(cell, runs)]
-    samples = pd.DataFrame([row for cell in finished for row in sample_rows(cell, runs)])
-    samples = samples.drop(columns=["reason"]).sort_values(["arm", "seed", "step", "bench", "problem", "sample"])
-    frames = []
-    for name in ("steps", "timings"):
-        rows = [
-            {"arm": cell.arm, "seed": cell.seed, **row}
-            for cell in finished
-            if cell.spec
-            for row in read_jsonl(runs / cell.run_id / f"{name}.jsonl")
-        ]
-        frames.append(pd.DataFrame(rows))
-    steps, timings = frames
-    benches = {}
-    for plan in (*grid.evals, grid.curve):
-        bench = load_benchmark(plan.bench)
-        texts = [render_prompt(p, plan.style) for p in bench.problems]
-        benches[plan.bench] = {
-            "k": plan.k,
-            "n": len(bench.problems),
-            "label": bench.spec.label,
-            "answer_type": bench.spec.answer_type,
-            "prompt_hash": prompt_hash(texts),
-        }
-        if bench.spec.families:
-            benches[plan.bench]["clusters"] = {p.id: p.family for p in bench.problems}
-    from trainer.settings import describe
-
-    arms: dict[str, Any] = {}
-    for cell in finished:
-        if cell.spec is None:
-            arms[cell.arm] = {"method": cell.model, "label": cell.arm, "objective": None, "reference": True}
-        else:
-            arm = dict(grid.arms)[cell.arm]
-            arms.setdefault(
-                cell.arm,
-                {
-                    "method": arm.method,
-                    "label": arm.label or cell.arm,
-                    "objective": describe(cell.spec.objective()),
-                    "reference": False,
-                    "run_ids": [],
-                },
-            )["run_ids"].append(cell.run_id)
-    manifest = {
-        "grid": grid.name,
-        "title": grid.title,
-        "baseline": grid.baseline,
-        "arms": arms,
-        "order": list(arms),
-        "seeds": list(grid.seeds),
-        "benches": {plan.bench: benches[plan.bench] for plan in grid.evals},
-        "checker": "strict",
-        "checker_version": checker_version(),
-        "curve_bench": grid.curve.bench,
-        "curve": benches[grid.curve.bench],
-        "final_step": grid.base.steps,
-        "steps": grid.base.steps,
-        "base": describe(grid.base),
-        "inert": dict(_inert(grid, steps)),
-        "missing": [f"{cell.arm} seed {cell.seed}" for cell in cells if not is_done(cell, runs)],
-        "provenance": provenance(),
-        "note": grid.note,
-    }
-    return Records(manifest, samples.reset_index(drop=True), steps, timings)
-
-
-def _inert(grid: Grid, steps: pd.DataFrame) -> Iterator[tuple[str, str]]:
-    if steps.empty:
-        return
-    for arm, rows in steps.groupby("arm"):
-        share = rows["inert"].mean()
-        if arm != grid.baseline and share > 0.99:
-            yield str(arm), f"the update is that of {grid.baseline} in {share:.0%} of the steps"
-
-
-def provenance() -> dict[str, Any]:
-    """Where numbers come from: commit, versions, hardware. Recorded, never hashed."""
-    root = Path(__file__).parent.parent
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    packages = ("torch", "transformers", "numpy", "scipy", "pandas", "matplotlib", "math-verify")
-    return {
-        "commit": git("rev-parse", "HEAD") or "unknown",
-        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
-        "packages": {name: importlib.metadata.version(name) for name in packages},
-        "python": platform.python_version(),
-        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "created": time.strftime("%Y-%m-%d"),
-    }

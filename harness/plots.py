@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from numpy.typing import NDArray
 
 from harness.errors import UserError
 from harness.markup import shorten
+from harness.panels import REFERENCE_DASHES, arm_lines, key_above, key_in, label_lowest, panels
 from harness.standings import MACRO, comparison, order
 from harness.style import GREY, WIDE, Look, drawing, looks, save, svg, wrapped
 from harness.trajectories import METRICS, curve_frame, label_of, training_frame
@@ -24,47 +24,57 @@ if TYPE_CHECKING:
 __all__ = ["curve", "forest", "save", "svg", "training"]
 
 FEW_SEEDS = 3  # up to here the single runs are drawn
-ROOM_FOR_KEY = 9  # entries that fit into the free panel of the training figure
 
 
 def curve(records: Records, x: str = "step") -> tuple[Figure, pd.DataFrame]:
     """Accuracy on the curve bench during training: a panel for each arm, the baseline in all of them.
 
     Args:
-        x: "step", or "tokens" for the tokens generated until then.
+        x: "step", "tokens" for the tokens generated until then, or "time" for the time the steps took until then.
 
     Raises:
-        UserError: another `x`, or no curve samples in the records.
+        UserError: another `x`, or nothing of the kind in the records.
     """
-    if x not in ("step", "tokens"):
-        raise UserError(f"x='{x}' is unknown: accuracy can be drawn against 'step' or 'tokens'")
+    if x not in ("step", "tokens", "time"):
+        raise UserError(f"x='{x}' is unknown: accuracy can be drawn against 'step', 'tokens' or 'time'")
     manifest = records.manifest
     frame = curve_frame(records)
     style = looks(manifest)
+    column, scale, title = _axis(frame[frame["arm"].isin(list(style))], x, str(manifest["grid"]))
     baseline = manifest["baseline"]
-    panels = [arm for arm in style if arm != baseline] or [baseline]
-    columns = 2 if len(panels) == 4 else min(3, len(panels))  # four panels fill two rows of two
-    rows = -(-len(panels) // columns)
+    shown = [arm for arm in style if arm != baseline] or [baseline]
     with drawing():
-        figure = Figure(figsize=(WIDE if columns > 1 else WIDE * 0.6, 0.7 + 1.6 * rows), layout="constrained")
-        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for axes, arm in zip(grid.flat, panels, strict=False):
+        figure, grid = panels(len(shown), 1.6, 0.7, sharex=True, sharey=True)
+        for axes, arm in zip(grid.flat, shown, strict=False):
             for value, _, dash in _references(frame, manifest):
                 axes.axhline(value, color=GREY, lw=0.9, ls=dash, zorder=1)
-            for shown in dict.fromkeys((baseline, arm)):
-                _draw_curve(axes, frame[frame["arm"] == shown], x, style[shown], band=shown == arm)
+            for drawn in dict.fromkeys((baseline, arm)):
+                line = frame[frame["arm"] == drawn]
+                _draw_curve(axes, line.assign(x=line[column] * scale), style[drawn], band=drawn == arm)
             inert = " (INERT)" if arm in manifest.get("inert", {}) else ""
             axes.set_title(wrapped(label_of(manifest, arm) + inert, 30), color=style[arm].color)
-        for axes in grid.flat[len(panels) :]:
-            axes.set_axis_off()
-        _label_lowest(grid, len(panels))
-        figure.supxlabel("optimiser step" if x == "step" else "generated tokens, millions", fontsize=7.5)
+        label_lowest(grid, len(shown))
+        figure.supxlabel(title, fontsize=7.5)
         bench = manifest.get("curve") or manifest["benches"].get(manifest["curve_bench"], {})
         name = shorten(bench.get("label") or manifest["curve_bench"])
         figure.supylabel(f"{name}: {frame['metric'].iloc[0]}, %", fontsize=7.5)
-        key = _curve_key(frame, manifest, style)
-        figure.legend(handles=key, loc="outside upper center", ncols=5 if columns > 1 else 2)
+        key_above(figure, _curve_key(frame, manifest, style))
     return figure, frame
+
+
+def _axis(frame: pd.DataFrame, x: str, grid: str) -> tuple[str, float, str]:
+    """Column of the curve frame, factor and title of its horizontal axis."""
+    if x == "step":
+        return "step", 1.0, "optimiser step"
+    column = {"tokens": "tokens", "time": "seconds"}[x]
+    most = float(frame[column].max())
+    if not most > 0:
+        what = "generated tokens" if x == "tokens" else "timings"
+        raise UserError(f"grid '{grid}' has no {what} to draw accuracy against")
+    if x == "tokens":
+        return column, *((1e-6, "generated tokens, millions") if most >= 2e5 else (1e-3, "generated tokens, thousands"))
+    unit, length = next(((n, s) for n, s in (("hours", 3600), ("minutes", 60)) if most > 3 * s), ("seconds", 1))
+    return column, 1 / length, f"time spent in training steps, {unit}"
 
 
 def forest(records: Records, frame: pd.DataFrame | None = None) -> tuple[Figure, pd.DataFrame]:
@@ -102,7 +112,7 @@ def forest(records: Records, frame: pd.DataFrame | None = None) -> tuple[Figure,
         for axes in grid.flat[len(benches) :]:
             axes.set_axis_off()
         figure.supxlabel(f"difference to {label_of(manifest, manifest['baseline'])}, points", fontsize=7.5)
-        figure.legend(handles=_forest_key(rows), loc="outside upper center", ncols=5)
+        key_above(figure, _forest_key(rows))
     shown = ["arm", "label", "bench", "bench_label", "delta", "delta_low", "delta_high", "delta_fixed_low"]
     shown += ["delta_fixed_high", "delta_per_seed", "p", "p_holm", "inert"]
     numbers = rows[shown].reset_index(drop=True)
@@ -146,50 +156,33 @@ def training(records: Records) -> tuple[Figure, pd.DataFrame]:
             if title.endswith("%"):
                 low, high = axes.get_ylim()
                 axes.set_ylim(max(low, -1), min(high, 102))
-        _label_lowest(grid, len(METRICS))
+        label_lowest(grid, len(METRICS))
         means = f" (means of {width} steps)" if width > 1 else ""
         figure.supxlabel(f"optimiser step{means}", fontsize=7.5)
-        handles: list[Any] = []
-        for arm, look in style.items():
-            label = wrapped(label_of(records.manifest, arm), 24)
-            handles.append(Line2D([], [], color=look.color, ls=look.dash, marker=look.marker, lw=1.0, label=label))
+        handles: list[Any] = [*arm_lines(records.manifest, style)]
         if frame["seeds"].max() > 1:
             handles.append(Patch(color=GREY, alpha=0.25, lw=0, label="range over seeds"))
-        grid[1, 3].set_axis_off()
-        if len(handles) <= ROOM_FOR_KEY:
-            key = grid[1, 3].legend(handles=handles, loc="center left", bbox_to_anchor=(-0.15, 0.5), handlelength=2.6)
-            key.set_in_layout(False)  # it may reach into the margin, but not squeeze the panels
-        else:
-            figure.set_figheight(3.5 + 0.17 * -(-len(handles) // 4))
-            figure.legend(handles=handles, loc="outside upper center", ncols=4, handlelength=2.6)
+        key_in(figure, grid[1, 3], handles)
     return figure, frame
 
 
-def _label_lowest(grid: NDArray[Any], panels: int) -> None:
-    """Tick labels below the lowest panel of every column, of which the last row may hold fewer."""
-    columns = grid.shape[1]
-    for index, axes in enumerate(grid.flat):
-        axes.xaxis.set_tick_params(labelbottom=index + columns >= panels)
-
-
-def _draw_curve(axes: Axes, frame: pd.DataFrame, x: str, look: Look, band: bool) -> None:
-    scale = 1.0 if x == "step" else 1e-6
+def _draw_curve(axes: Axes, frame: pd.DataFrame, look: Look, band: bool) -> None:
     mean = frame[frame["seed"] == "all"]
     runs = frame[frame["seed"] != "all"]
     if band:
-        axes.fill_between(mean[x] * scale, mean["low"], mean["high"], color=look.color, alpha=0.15, lw=0)
+        axes.fill_between(mean["x"], mean["low"], mean["high"], color=look.color, alpha=0.15, lw=0)
         if 1 < runs["seed"].nunique() <= FEW_SEEDS:
             for _, run in runs.groupby("seed"):
-                axes.plot(run[x] * scale, run["value"], color=look.color, lw=0.6, alpha=0.6)
-    axes.plot(mean[x] * scale, mean["value"], color=look.color, ls=look.dash, marker=look.marker, zorder=3)
+                axes.plot(run["x"], run["value"], color=look.color, lw=0.6, alpha=0.6)
+    axes.plot(mean["x"], mean["value"], color=look.color, ls=look.dash, marker=look.marker, zorder=3)
 
 
 def _references(frame: pd.DataFrame, manifest: dict[str, Any]) -> list[tuple[float, str, Any]]:
     """Value, label and dash of the reference models that were evaluated on the curve bench."""
     means = frame[frame["seed"] == "all"].drop_duplicates("arm").set_index("arm")["value"]
     names = [arm for arm in order(manifest) if manifest["arms"][arm].get("reference") and arm in means.index]
-    dashes = (":", "-.", (0, (6, 2)), (0, (1, 3)))
-    return [(float(means[arm]), label_of(manifest, arm), dashes[i % len(dashes)]) for i, arm in enumerate(names)]
+    dashes = [REFERENCE_DASHES[i % len(REFERENCE_DASHES)] for i in range(len(names))]
+    return [(float(means[arm]), label_of(manifest, arm), dash) for arm, dash in zip(names, dashes, strict=True)]
 
 
 def _curve_key(frame: pd.DataFrame, manifest: dict[str, Any], style: dict[str, Look]) -> list[Any]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from harness.errors import UserError
 
 RESULTS = Path(os.environ.get("OPD_RESULTS", "results"))
 
-FRAMES = ("samples", "steps", "timings")
+FRAMES = ("samples", "steps", "timings", "rollouts", "profiles")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,13 +28,16 @@ class Records:
 
     samples: a row per graded answer (arm, seed, step, bench, problem, sample, correct, correct_paper, answer, finish,
     tokens). steps: a row per optimisation step and run. timings: what each step cost. manifest: arms, benches, seeds,
-    checker, provenance.
+    checker, provenance. rollouts, profiles: of some steps a row per rollout, and their tokens in bins (see
+    `trainer.profiles`); empty in records that were made without.
     """
 
     manifest: dict[str, Any]
     samples: pd.DataFrame
     steps: pd.DataFrame
     timings: pd.DataFrame
+    rollouts: pd.DataFrame = field(default_factory=pd.DataFrame)
+    profiles: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def load(name: str | Path) -> Records:
@@ -48,12 +51,17 @@ def load(name: str | Path) -> Records:
         kept = sorted(path.parent.name for path in (RESULTS / "records").glob("*/manifest.json"))
         raise UserError(f"no records '{name}': {folder} has no manifest.json; kept are {', '.join(kept) or 'none'}")
     try:
-        frames = [pd.read_parquet(folder / f"{frame}.parquet") for frame in FRAMES]
+        frames = [pd.read_parquet(folder / f"{frame}.parquet") for frame in FRAMES if _kept(folder, frame)]
         return Records(json.loads((folder / "manifest.json").read_text()), *frames)
     except (OSError, ValueError) as error:
         raise UserError(
             f"records in {folder} cannot be read ({error}): restore them from git or rerun the grid"
         ) from None
+
+
+def _kept(folder: Path, frame: str) -> bool:
+    """Records made before rollouts and profiles were kept are whole without them."""
+    return frame not in ("rollouts", "profiles") or (folder / f"{frame}.parquet").exists()
 
 
 def save(records: Records, folder: Path) -> None:
@@ -84,7 +92,12 @@ def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def read_jsonl(path: Path, repair: bool = False) -> list[dict[str, Any]]:
-    """The rows of a file of our own.
+    """The rows of a file of our own; see `iter_jsonl`."""
+    return list(iter_jsonl(path, repair))
+
+
+def iter_jsonl(path: Path, repair: bool = False) -> Iterator[dict[str, Any]]:
+    """The rows of a file of our own, one by one; none where there is no file. An unfinished last line is no row.
 
     Args:
         repair: cut off a last line that a killed process left unfinished.
@@ -93,23 +106,24 @@ def read_jsonl(path: Path, repair: bool = False) -> list[dict[str, Any]]:
         UserError: naming file and line, for a broken row.
     """
     if not path.exists():
-        return []
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if repair and whole < len(data):
+        return
+    whole = 0
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.endswith(b"\n"):
+                break
+            whole += len(line)
+            try:
+                yield json.loads(line.decode("utf-8", errors="replace"))
+            except json.JSONDecodeError:
+                raise UserError(f"{path}, line {number}: not valid JSON; remove the line and run again") from None
+    if repair and whole < path.stat().st_size:
         with path.open("r+b") as stream:
             stream.truncate(whole)
-    rows = []
-    for number, line in enumerate(data[:whole].decode("utf-8", errors="replace").split("\n")[:-1], 1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            raise UserError(f"{path}, line {number}: not valid JSON; remove the line and run again") from None
-    return rows
 
 
-def cut_jsonl(path: Path, rows: int) -> None:
-    """Keeps the first `rows` lines: what lies beyond a checkpoint will be written again."""
+def cut_jsonl(path: Path, step: int) -> None:
+    """Keeps the rows up to a step: what lies beyond a checkpoint will be written again."""
     if path.exists():
-        lines = path.read_bytes().split(b"\n")
-        write_atomic(path, "".join(line.decode("utf-8") + "\n" for line in lines[:rows] if line))
+        kept = [row for row in iter_jsonl(path, repair=True) if row["step"] <= step]
+        write_atomic(path, "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in kept))

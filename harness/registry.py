@@ -23,8 +23,9 @@ class Benchmark:
     """One row of the registry.
 
     ``files`` are the names it goes by in a data folder (``<name>.jsonl``, ``<name>.parquet``, ``<name>/test.jsonl``,
-    case and punctuation aside); ``sha256`` is that of the file released with FiRe-OPD. ``problem_columns`` and
-    ``answer_columns`` are tried in order.
+    case and punctuation aside); ``sha256`` is that of the file released with FiRe-OPD and ``content`` the hash of the
+    problems and answers in it, in order, whatever file or hub they come from. ``revision`` is the commit of ``hub_id``
+    that is loaded. ``problem_columns`` and ``answer_columns`` are tried in order.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Benchmark:
     split: str = "test"
     files: tuple[str, ...] = ()
     sha256: str | None = None
+    content: str | None = None
     problem_columns: tuple[str, ...] = ("problem", "question", "prompt", "Problem", "Question")
     answer_columns: tuple[str, ...] = ("answer", "final_answer", "Answer", "expected_answer")
     families: bool = False  # problems that share their opening are one cluster
@@ -57,6 +59,32 @@ _RELEASED: Final = {
     "minerva": "ff6e07ac93af4e43885fe7710ded51c8db04543d627326b855d903075d59e872",
     "olympiadbench": "6c3c658145c21dd76f70eef1456dc5de9bbb38342f2ffdc4a803d8e6e3005ecc",
 }
+# The problems of those files without their instruction, and the answers: `harness.benchmarks.content_hash`.
+_CONTENT: Final = {
+    "aime24": "a951e5e7125f5f9b",
+    "aime25": "726de9f152f77240",
+    "hmmt25_feb": "0e66cd63b365b6ea",
+    "hmmt25_nov": "8ab8c49f2956b244",
+    "math500": "df3219c277b8fb7a",
+    "amc23": "fc665ade46ec3d8f",
+    "minerva": "d7dd943b4f77f6ac",
+    "olympiadbench": "9d7d0d74e9793650",
+}
+# Commits of the hub's data sets. Each is the one that several independent public projects pin; among them, for
+# math-ai/aime25, inspect-evals 0.26.0, and for the MathArena sets, scitix/sieval. None was fetched by us: what is
+# loaded from them is compared with `_CONTENT`, and `opd benchmarks NAME@REVISION` says whether it is the same.
+_PINNED: Final = {
+    "aime24": "2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
+    "aime25": "563bb8404243c5f09de6ec262f2db674fe5bce9b",
+    "aime26": "d2de22f3c656b4f56cf8981212186377d1e23bc3",
+    "hmmt25_feb": "6fdc4277120810ff75aa22d2d5489b91f7a262a1",
+    "hmmt25_nov": "118dbfb45c4c9467c672268ed55166642897aa46",
+    "hmmt26_feb": "02fba4f74d8e68e73e66a02d540fd979c05c274c",
+    "amc23": "80815d37005feb82cd7f8fbc6901d5d3eff43057",
+    "math500": "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
+    "minerva": "ee46ddc498933b1977577953250ca5c66be64f96",
+    "olympiadbench": "91184b52131e7fc9455fef848035173aea8cc01a",
+}
 _ARENA: Final = "CC BY-NC-SA 4.0"
 _MAA: Final = "unknown; problems: MAA"
 
@@ -64,9 +92,20 @@ _MAA: Final = "unknown; problems: MAA"
 def _row(
     name: str, label: str, n: int, k: int, kind: str, licence: str, hub: str, split: str, *files: str, **more: Any
 ) -> Benchmark:
-    released = _RELEASED.get(name)
     return Benchmark(
-        name, label, n, k, kind, licence, hub, split=split, files=(bare_name(name), *files), sha256=released, **more
+        name,
+        label,
+        n,
+        k,
+        kind,
+        licence,
+        hub,
+        _PINNED.get(name),
+        split=split,
+        files=(bare_name(name), *files),
+        sha256=_RELEASED.get(name),
+        content=_CONTENT.get(name),
+        **more,
     )
 
 

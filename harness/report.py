@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from harness import markup, plots, tables, tokenpage
+from harness import filtering, markup, tables, tokenpage
 from harness.errors import UserError
+from harness.figures import GROUPS, drawings
 from harness.markup import shorten
 from harness.standings import order
+from harness.style import save, svg
 
 if TYPE_CHECKING:
     from harness.records import Records
-
-_CAPTIONS = {
-    "forest": "Paired difference of every arm to the baseline. Thin line: 95 % t interval, problems as a sample of all "
-    "such problems. Thick line: 95 % interval for these very problems, sampling noise alone. A filled marker: the "
-    "sign-flip test supports the difference after Holm.",
-    "curve": "Accuracy during training, the baseline in every panel. The band is about one arm alone; arms share their "
-    "problems, so a difference may be clear where bands overlap: see the paired differences.",
-    "curve-tokens": "The same against the number of generated tokens.",
-    "training": "How the runs went, mean over seeds. Kept: rollouts that passed the filter. Effective sample size: of "
-    "the token coefficients, as a share of the response tokens.",
-}
 
 
 def write_report(records: Records, rollouts: Sequence[Mapping[str, Any]], root: Path) -> Path:
@@ -47,9 +37,9 @@ def write_report(records: Records, rollouts: Sequence[Mapping[str, Any]], root: 
     text = tables.caption(records, frame)
     title = shorten(records.manifest.get("title") or records.manifest["grid"])
     data = tokenpage.embedded(rollouts)
-    figures, undrawn = _write_figures(records, frame, root / "figures" / grid)
-    cost, effects = tables.cost(records), tables.effects(records)
-    _write_tables(frame, effects, text, title, root / "tables" / grid)
+    groups = _write_figures(records, frame, root / "figures" / grid)
+    cost, effects, scores = tables.cost(records), tables.effects(records), _scores(records)
+    _write_tables(frame, {"effects": effects, "scores": scores}, text, title, root / "tables" / grid)
     page = tokenpage.environment().get_template("report.html.j2")
     html = page.render(
         title=title,
@@ -60,8 +50,8 @@ def write_report(records: Records, rollouts: Sequence[Mapping[str, Any]], root: 
         details=_fragment(tables.details(frame), "details"),
         cost=_fragment(cost, "cost") if cost.rows else "",
         effects=_fragment(effects, "effects") if effects.rows else "",
-        figures=figures,
-        undrawn=undrawn,
+        scores=_fragment(scores, "scores") if scores.rows else "",
+        groups=groups,
         arms=_arms(records.manifest),
         rollouts=len(rollouts),
         data=data,
@@ -79,39 +69,49 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _write_tables(frame: pd.DataFrame, effects: markup.Table, caption: str, title: str, folder: Path) -> None:
+def _write_tables(
+    frame: pd.DataFrame, others: Mapping[str, markup.Table], caption: str, title: str, folder: Path
+) -> None:
     details = tables.details(frame)
     _write(folder / "comparison.md", tables.to_markdown(frame, caption))
     _write(folder / "comparison.tex", tables.to_latex(frame, caption))
     _write(folder / "comparison.csv", tables.to_csv(frame))
     _write(folder / "details.md", markup.markdown(details))
-    _write(folder / "effects.md", markup.markdown(effects))
+    for name, table in others.items():
+        _write(folder / f"{name}.md", markup.markdown(table))
     body = _fragment(tables.summary(frame, caption), "summary") + _fragment(details, "details")
     page = tokenpage.environment().get_template("tables.html.j2")
     _write(folder / "comparison.html", page.render(title=title, style=tokenpage.style(), body=body) + "\n")
 
 
-def _write_figures(records: Records, frame: pd.DataFrame, folder: Path) -> tuple[list[dict[str, str]], list[str]]:
-    """Draw what the records allow; the figures to embed, and why others are missing."""
-    drawings: dict[str, Callable[[], tuple[Figure, pd.DataFrame]]] = {
-        "forest": lambda: plots.forest(records, frame),
-        "curve": lambda: plots.curve(records),
-        "curve-tokens": lambda: plots.curve(records, "tokens"),
-        "training": lambda: plots.training(records),
+def _scores(records: Records) -> markup.Table:
+    """How well the trajectory score tells right from wrong; without rows where no rollouts were recorded."""
+    try:
+        return filtering.table(filtering.summary(records))
+    except UserError as error:
+        return markup.Table(("",), (), f"Not measured: {error}.")
+
+
+def _write_figures(records: Records, frame: pd.DataFrame, folder: Path) -> list[dict[str, Any]]:
+    """Draw what the records allow; the groups of figures to embed, and why others are missing, each reason once."""
+    groups: dict[str, dict[str, Any]] = {
+        name: {"name": name, "title": title, "figures": [], "undrawn": []} for name, title in GROUPS.items()
     }
-    drawn, undrawn = [], []
-    for name, draw in drawings.items():
+    said: set[str] = set()
+    for drawing in drawings(records, frame):
+        group = groups[drawing.group]
         try:
-            figure, numbers = draw()
+            figure, numbers = drawing.draw()
         except UserError as error:
-            undrawn.append(str(error))
+            group["undrawn"] += [str(error)] if str(error) not in said else []
+            said.add(str(error))
             continue
-        plots.save(figure, numbers, folder / name)
-        if name != "curve-tokens":  # kept as a file; the page need not show one curve twice
-            data = base64.b64encode(plots.svg(figure).encode()).decode()
-            alt = f"{name} figure; its numbers are in figures/{folder.name}/{name}.csv"
-            drawn.append({"name": name, "data": data, "alt": alt, "caption": _CAPTIONS[name]})
-    return drawn, list(dict.fromkeys(undrawn))
+        save(figure, numbers, folder / drawing.name)
+        data = base64.b64encode(svg(figure).encode()).decode()
+        alt = f"{drawing.name} figure; its numbers are in figures/{folder.name}/{drawing.name}.csv"
+        entry = {"name": drawing.name, "title": drawing.title, "data": data, "alt": alt, "caption": drawing.caption}
+        group["figures"].append(entry)
+    return [group for group in groups.values() if group["figures"] or group["undrawn"]]
 
 
 def _fragment(table: markup.Table, name: str) -> Markup:

@@ -38,6 +38,8 @@ _NUMBERS: tuple[str, ...] = (
     "delta",
     "delta_low",
     "delta_high",
+    "delta_both_low",
+    "delta_both_high",
 )
 _NUMBERS += ("delta_fixed_low", "delta_fixed_high", "p", "value_paper", "no_answer", "truncated", "tokens")
 _COLUMNS: tuple[str, ...] = (
@@ -56,7 +58,17 @@ _COLUMNS: tuple[str, ...] = (
 )
 _COLUMNS += ("delta", "delta_low", "delta_high", "delta_per_seed", "p", "p_holm", "bold", "worse", "inert", "missing")
 _COLUMNS += ("no_answer", "truncated", "tokens", "value_paper", "fixed_low", "fixed_high", "delta_fixed_low")
-_COLUMNS += ("delta_fixed_high", "se", "interval", "test", "checker", "baseline", "reference")
+_COLUMNS += (
+    "delta_fixed_high",
+    "delta_both_low",
+    "delta_both_high",
+    "se",
+    "interval",
+    "test",
+    "checker",
+    "baseline",
+    "reference",
+)
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,7 @@ def comparison(records: Records, checker: str | None = None) -> pd.DataFrame:
     baseline = manifest["baseline"]
     if baseline not in manifest["arms"]:
         raise UserError(f"grid '{manifest['grid']}' names the baseline '{baseline}', which is not one of its arms")
-    cells = _measure(records, CHECKERS[checker])
+    cells = measure(records, CHECKERS[checker])
     benches = list(manifest["benches"])
     columns = {bench: ([bench], manifest["benches"][bench].get("label") or bench) for bench in benches}
     if len(benches) > 1:
@@ -142,7 +154,7 @@ def findings(frame: pd.DataFrame) -> Iterator[Mapping[Any, Any]]:
     yield from frame[frame["bold"] | frame["worse"]].to_dict("records")
 
 
-def _measure(records: Records, column: str) -> dict[tuple[str, str], Measured]:
+def measure(records: Records, column: str) -> dict[tuple[str, str], Measured]:
     """What was measured at the final step, for every arm and bench that has rows."""
     manifest, samples = records.manifest, records.samples
     references = {arm for arm, spec in manifest["arms"].items() if spec.get("reference")}
@@ -218,13 +230,15 @@ def _compare(
             )
     pairs = [(other.correct, cell.correct) for cell, other in zip(measured, theirs, strict=True)]
     key = f"{manifest['grid']}/{baseline}/{arm}/{'+'.join(benches)}"
-    result = stats.paired_macro(pairs, families, seed=key)
     same_seeds = all(cell.seeds == other.seeds for cell, other in zip(measured, theirs, strict=True))
+    result = stats.paired_macro(pairs, families, seed=key, same_seeds=same_seeds)
     reference = bool(manifest["arms"][arm].get("reference"))
     return row | {
         "delta": result.delta,
         "delta_low": result.low,
         "delta_high": result.high,
+        "delta_both_low": result.both_low,
+        "delta_both_high": result.both_high,
         "delta_fixed_low": result.fixed_low,
         "delta_fixed_high": result.fixed_high,
         "delta_per_seed": result.per_seed if same_seeds else (),

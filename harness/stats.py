@@ -4,7 +4,8 @@ A problem is the unit: the K samples of a problem (and the training seeds) are a
 spread of the problem means gives the interval. That spread already holds the sampling noise; nothing is
 added for it.
 
-Formulas: Miller, "Adding Error Bars to Evals" (arXiv 2411.00640); pass@k: Chen et al. (arXiv 2107.03374).
+Formulas: Miller, "Adding Error Bars to Evals" (arXiv 2411.00640); pass@k: Chen et al. (arXiv 2107.03374);
+problems and training seeds together: `spread.crossed_error`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from harness import spread
-from harness.comparisons import Comparison, holm, minimum_detectable, paired, paired_macro
-from harness.spread import Array, Clusters, SampleError
+from harness import spread, votes
+from harness.comparisons import Comparison, holm, paired, paired_macro
+from harness.power import minimum_detectable
+from harness.spread import Array, Clusters, Error, SampleError
+from harness.votes import Answers
 
 __all__ = [
     "Comparison",
@@ -32,9 +35,8 @@ __all__ = [
     "paired",
     "paired_macro",
     "pass_at_k",
+    "pass_hat_k",
 ]
-
-MAJORITY_DRAWS = 2_000
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,10 @@ class Estimate:
     """A mean over problems, as a fraction in [0, 1], with its 95 % interval.
 
     `low`/`high` treat the problems as a sample of all such problems; `fixed_low`/`fixed_high` ask about
-    these very problems only (sampling noise alone; NaN where it cannot be estimated, as at K = 1). `k` is 0
-    where benches of different k were averaged; `df` are the degrees of freedom of `se`.
+    these very problems only (sampling noise alone; NaN where it cannot be estimated, as at K = 1);
+    `both_low`/`both_high` treat the problems and the training seeds as samples (NaN with one seed), and `rest_se` is
+    the part of `both_se` that the two do not explain one by one. `k` is 0 where benches of different k were averaged;
+    `df` are the degrees of freedom of `se`.
     """
 
     value: float
@@ -59,6 +63,11 @@ class Estimate:
     fixed_low: float = math.nan
     fixed_high: float = math.nan
     df: float = math.nan
+    both_low: float = math.nan
+    both_high: float = math.nan
+    both_se: float = math.nan
+    both_df: float = math.nan
+    rest_se: float = math.nan
 
 
 def avg_at_k(correct: ArrayLike, clusters: Clusters | None = None) -> Estimate:
@@ -69,7 +78,7 @@ def avg_at_k(correct: ArrayLike, clusters: Clusters | None = None) -> Estimate:
 
     Args:
         correct: 0/1, [n, K], or [S, n, K] for S training seeds: averaged per problem first, so that the
-            interval is over problems, for these seeds.
+            interval is over problems, for these seeds; the `both` interval also counts the seeds as a sample.
         clusters: family of each problem, [n]; the standard error is then clustered, with C - 1 degrees.
 
     Raises:
@@ -91,49 +100,59 @@ def pass_at_k(correct: ArrayLike, k: int, clusters: Clusters | None = None) -> E
     """
     x = spread.samples(correct, "correct")
     total = x.shape[2]
-    _check_k("pass", k, total)
+    _check_k("pass@", k, total)
     by_count = np.array([1 - np.prod(1 - k / np.arange(total - c + 1, total + 1)) for c in range(total + 1)])
     return _estimate(by_count[x.sum(axis=2).astype(int)], clusters, f"pass@{k}", k)
 
 
+def pass_hat_k(correct: ArrayLike, k: int, clusters: Clusters | None = None) -> Estimate:
+    """Unbiased pass^k: the chance that all of k of the K samples, drawn without replacement, are right.
+
+    C(c, k)/C(K, k) as the product of (c - i)/(K - i) over i = 0 … k-1. Shapes as in `avg_at_k`.
+
+    Raises:
+        SampleError: as in `avg_at_k`, or k is not in 1 … K.
+    """
+    x = spread.samples(correct, "correct")
+    total = x.shape[2]
+    _check_k("pass^", k, total)
+    drawn = np.arange(k)
+    by_count = np.array([np.prod(np.maximum(c - drawn, 0) / (total - drawn)) for c in range(total + 1)])
+    return _estimate(by_count[x.sum(axis=2).astype(int)], clusters, f"pass^{k}", k)
+
+
 def maj_at_k(
-    answers: Sequence[Sequence[str | None]],
+    answers: Answers,
     correct: ArrayLike,
     k: int | None = None,
     clusters: Clusters | None = None,
-    seed: int | str = "majority",
 ) -> Estimate:
-    """Accuracy of the most frequent answer among k of the K samples; exact at k = K, else 2,000 draws of k.
+    """Accuracy of the most frequent answer among k of the K samples, exactly: the mean over all choices of k.
 
     Ties are averaged over the winning classes; a vote for no answer never wins.
 
     Args:
-        answers: extracted answers, [n][K], None where none was found.
-        correct: 0/1, [n, K]. Right answers form one class, as each equals the gold; wrong ones vote by
-            string.
+        answers: what each sample votes for, in the shape of `correct`, None (or NaN) where no answer was found. Pass
+            the texts of the checker's equivalence classes (the column `parsed`), so that 1/2 and 0.5 are one vote:
+            wrong answers are one class only where their texts are equal. Right answers are one class whatever
+            their texts, as each equals the gold.
+        correct: 0/1, [n, K] or [S, n, K]; each training seed votes for itself.
         k: votes; all K where not given.
 
     Raises:
         SampleError: the shapes differ, or k is not in 1 … K.
     """
     x = spread.samples(correct, "correct")
-    if len(x) != 1:
-        raise SampleError("maj@k takes one training seed at a time: pass [problems, samples]")
-    _, n, total = x.shape
-    k = total if k is None else k
-    _check_k("maj", k, total)
-    if len(answers) != n or any(len(row) != total for row in answers):
-        raise SampleError(f"answers must have the shape of correct, {n} problems × {total} samples")
-    if k == total:
-        picks = np.arange(total)[None]
-    else:
-        picks = np.argsort(spread.generator(seed).random((MAJORITY_DRAWS, total)), axis=1)[:, :k]
-    values = np.array([_majority(row, right, picks) for row, right in zip(answers, x[0], strict=True)])
-    return _estimate(values[None], clusters, f"maj@{k}", k)
+    k = x.shape[2] if k is None else k
+    _check_k("maj@", k, x.shape[2])
+    share = votes.count(answers, x).share(k)
+    return _estimate(share.reshape(x.shape[:2]), clusters, f"maj@{k}", k)
 
 
 def macro(estimates: Sequence[Estimate]) -> Estimate:
     """Mean of several benches with equal weight; standard error sqrt(sum SE²)/B, Welch-Satterthwaite degrees.
+
+    Benches with equally many training seeds are taken to share them, by position: a good run is good on each.
 
     Raises:
         SampleError: there is no estimate.
@@ -144,30 +163,33 @@ def macro(estimates: Sequence[Estimate]) -> Estimate:
         return replace(estimates[0], metric="macro average")
     value = math.fsum(e.value for e in estimates) / len(estimates)
     n = sum(e.n for e in estimates)
-    se, df = spread.pooled_error([e.se for e in estimates], [e.df for e in estimates])
-    half = spread.half_width(se, df)
-    low, high = spread.exact_binomial(value, n) if se == 0 else (value - half, value + half)
+    error = spread.pooled_error([(e.se, e.df) for e in estimates])
+    half = spread.half_width(*error)
+    low, high = spread.exact_binomial(value, n) if error[0] == 0 else (value - half, value + half)
     aligned = len({len(e.per_seed) for e in estimates}) == 1
     runs = zip(*(e.per_seed for e in estimates), strict=True) if aligned else ()
+    per_seed = tuple(math.fsum(run) / len(run) for run in runs)
+    rest = spread.pooled_error([(e.rest_se, e.df * (e.seeds - 1)) for e in estimates])
     ks = {e.k for e in estimates}
     return Estimate(
         value=value,
         low=spread.clip(low, 0.0),
         high=spread.clip(high, 0.0),
-        se=se,
+        se=error[0],
         n=n,
         k=ks.pop() if len(ks) == 1 else 0,
         metric="macro average",
-        interval="exact binomial over problems (no spread)" if se == 0 else "t over problems",
+        interval="exact binomial over problems (no spread)" if error[0] == 0 else "t over problems",
         seeds=min(e.seeds for e in estimates),
-        per_seed=tuple(math.fsum(run) / len(run) for run in runs),
-        df=df,
+        per_seed=per_seed,
+        df=error[1],
+        **_over_both(value, (low, high), error, per_seed, rest),
     )
 
 
 def _check_k(metric: str, k: int, total: int) -> None:
     if not 1 <= k <= total:
-        raise SampleError(f"{metric}@{k} cannot be had from {total} samples per problem: choose k from 1 to {total}")
+        raise SampleError(f"{metric}{k} cannot be had from {total} samples per problem: choose k from 1 to {total}")
 
 
 def _estimate(by_seed: Array, clusters: Clusters | None, metric: str, k: int, fixed: float = math.nan) -> Estimate:
@@ -175,7 +197,9 @@ def _estimate(by_seed: Array, clusters: Clusters | None, metric: str, k: int, fi
     values = by_seed.mean(axis=0)
     value = float(values.mean())
     codes = spread.cluster_codes(clusters, len(values))
-    se, df = spread.standard_error(values, codes)
+    error = se, df = spread.standard_error(values, codes)
+    rest = spread.rest_error(by_seed, codes)
+    per_seed = tuple(float(v) for v in by_seed.mean(axis=1))
     if se > 0:
         half = spread.half_width(se, df)
         low, high = value - half, value + half
@@ -193,21 +217,22 @@ def _estimate(by_seed: Array, clusters: Clusters | None, metric: str, k: int, fi
         metric=metric,
         interval=interval,
         seeds=len(by_seed),
-        per_seed=tuple(float(v) for v in by_seed.mean(axis=1)),
+        per_seed=per_seed,
         fixed_low=spread.clip(value - spread.NORMAL * fixed, 0.0),
         fixed_high=spread.clip(value + spread.NORMAL * fixed, 0.0),
         df=df,
+        **_over_both(value, (low, high), error, per_seed, rest),
     )
 
 
-def _majority(answers: Sequence[str | None], right: Array, picks: NDArray[np.intp]) -> float:
-    """Mean over the draws (rows of `picks`) of the right class's share of the win."""
-    number: dict[str, int] = {}
-    labels = []
-    for text, ok in zip(answers, right, strict=True):
-        labels.append(0 if ok else -1 if text is None else number.setdefault(text, len(number) + 1))
-    drawn = np.array(labels)[picks]
-    votes = np.stack([(drawn == label).sum(axis=1) for label in range(len(number) + 1)], axis=1)
-    best = votes.max(axis=1, keepdims=True)
-    won = (votes == best) & (best > 0)
-    return float((won[:, 0] / np.maximum(won.sum(axis=1), 1)).mean())
+def _over_both(
+    value: float, bounds: tuple[float, float], problems: Error, per_seed: Sequence[float], rest: Error
+) -> dict[str, float]:
+    """The fields of an estimate over problems and seeds; where neither varies, the `bounds` over problems stay."""
+    if len(per_seed) < 2:
+        return {}
+    se, df = spread.crossed_error(problems, [spread.seed_error(np.array(per_seed))], [rest])
+    half = spread.half_width(se, df)
+    low, high = (value - half, value + half) if se > 0 else bounds
+    low, high = spread.clip(low, 0.0), spread.clip(high, 0.0)
+    return {"both_low": low, "both_high": high, "both_se": se, "both_df": df, "rest_se": rest[0]}

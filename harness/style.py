@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import matplotlib
 import pandas as pd
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 WIDE = 6.75  # inches: the text width of a two-column venue
@@ -20,6 +22,11 @@ GREY = "#6f6f6f"
 # Okabe and Ito's palette, told apart by colour-blind readers; its yellow is darkened, being faint on white
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#9A8C00")
 BLACK = "#000000"
+BETTER, WORSE = "#0072B2", "#D55E00"  # up and down, right and wrong: read without colour by place or by sign
+COUNTS = "viridis_r"  # few: pale, next to the white of none
+DIVERGING: Colormap = LinearSegmentedColormap.from_list(
+    "worse-better", [WORSE, "#f4d9c6", "#ffffff", "#c6dcea", BETTER]
+)
 # the methods that most reports share look the same in all of them
 FIXED = {
     "full-rkl": "#009E73",
@@ -31,6 +38,10 @@ FIXED = {
 }
 MARKERS = "osD^vP<X>*"
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
+
+
+# a hundredth of a point is enough for all but scales, and makes pages a quarter lighter
+_DIGITS = re.compile(r"scale\([^)]*\)|(\d+\.\d\d)\d+")
 
 _RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so that every machine draws the same
@@ -101,11 +112,19 @@ def wrapped(label: str, width: int) -> str:
     return "\n".join(lines) or label
 
 
+def settle(figure: Figure) -> None:
+    """Lay the figure out once and for all, so that every file shows the same and none pays for it again."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine(None)
+
+
 def save(figure: Figure, frame: pd.DataFrame, stem: Path) -> list[Path]:
     """Write `stem`.pdf, .png and .csv (the plotted numbers); the same figure gives the same bytes."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(stem.name + suffix) for suffix in (".pdf", ".png", ".csv")]
     with drawing():
+        settle(figure)
         figure.savefig(paths[0], metadata={"CreationDate": None})
         figure.savefig(paths[1], metadata={"Software": None})
     paths[2].write_text(frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"), encoding="utf-8")
@@ -116,6 +135,7 @@ def svg(figure: Figure) -> str:
     """The figure as one SVG element without outside references, for embedding."""
     stream = io.StringIO()
     with drawing():
+        settle(figure)
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
-    return text[text.index("<svg") :]
+    return _DIGITS.sub(lambda found: found[1] or found[0], text[text.index("<svg") :])

@@ -10,6 +10,7 @@ import pandas as pd
 from rich.table import Table as RichTable
 
 from harness import markup
+from harness.formats import HOLE, amount, bounds, interval, p_value, percent
 from harness.markup import Cell, Row, Table, shorten
 from harness.standings import ALPHA, MACRO, comparison, findings, holes, order
 
@@ -33,8 +34,6 @@ __all__ = [
     "to_markdown",
     "to_rich",
 ]
-
-HOLE = "—"
 
 
 def caption(records: Records, frame: pd.DataFrame) -> str:
@@ -83,8 +82,8 @@ def headlines(frame: pd.DataFrame) -> list[str]:
     baseline = _baseline(frame)
     supported: dict[tuple[str, str], list[str]] = {}
     for row in findings(frame):
-        where = f"{row['bench_label']} {_percent(row['delta'], True)} {_range(row['delta_low'], row['delta_high'])}"
-        p = _p(row["p_holm"])
+        where = f"{row['bench_label']} {percent(row['delta'], True)} {bounds(row['delta_low'], row['delta_high'])}"
+        p = p_value(row["p_holm"])
         key = (row["label"], "better" if row["bold"] else "worse")
         supported.setdefault(key, []).append(f"{where}, p {p.replace('<', '< ') if p.startswith('<') else '= ' + p}")
     lines = [
@@ -122,29 +121,31 @@ def stacked(frame: pd.DataFrame, caption: str = "") -> Table:
 
 def details(frame: pd.DataFrame) -> Table:
     """One row per arm × bench: both intervals, both p values, seeds, and what the answers looked like."""
-    head = ("", "bench", "avg@k", "by seed", "Δ", "these problems", "p", "Holm p", "paper checker")
+    head = ("", "bench", "avg@k", "by seed", "Δ", "these problems", "new runs", "p", "Holm p", "paper checker")
     rows = []
     for row, first in _lines(frame):
-        fixed = (row["delta_fixed_high"] - row["delta_fixed_low"]) / 2
+        fixed, both = ((row[f"delta_{over}_high"] - row[f"delta_{over}_low"]) / 2 for over in ("fixed", "both"))
         cells = (
             Cell(row["bench_label"]),
             Cell(_mean(row), bold=row["bold"]),
-            Cell(" · ".join(_percent(v) for v in row["per_seed"]) if len(row["per_seed"]) > 1 else ""),
+            Cell(" · ".join(percent(v) for v in row["per_seed"]) if len(row["per_seed"]) > 1 else ""),
             Cell(_delta(row)),
-            Cell(f"± {_percent(fixed)}" if math.isfinite(fixed) else ""),
-            Cell(_p(row["p"])),
-            Cell(_p(row["p_holm"])),
-            Cell(_percent(row["value_paper"])),
-            Cell(_percent(row["no_answer"])),
-            Cell(_percent(row["truncated"])),
+            Cell(f"± {percent(fixed)}" if math.isfinite(fixed) else ""),
+            Cell(f"± {percent(both)}" if math.isfinite(both) else ""),
+            Cell(p_value(row["p"])),
+            Cell(p_value(row["p_holm"])),
+            Cell(percent(row["value_paper"])),
+            Cell(percent(row["no_answer"])),
+            Cell(percent(row["truncated"])),
             Cell(f"{row['tokens']:.0f}" if math.isfinite(row["tokens"]) else HOLE),
         )
         rows.append(_row(row, first, cells))
     text = (
         "In percent, but for p and tokens (mean generated tokens per sample). Δ: paired difference to the baseline "
         "± half-width of its 95 % t interval over problems; these problems: half-width of the 95 % interval for these "
-        "very problems, where only sampling noise counts. Paper checker: avg@k under the released checker. No answer: "
-        "none could be extracted. Truncated: ended by the length limit."
+        "very problems, where only sampling noise counts; new runs: half-width where problems and training seeds are "
+        "both a sample (two-way random effects; few seeds make it wide). Paper checker: avg@k under the released "
+        "checker. No answer: none could be extracted. Truncated: ended by the length limit."
     )
     return Table((*head, "no answer", "truncated", "tokens"), tuple(rows), text, words=2)
 
@@ -180,7 +181,7 @@ def effects(records: Records) -> Table:
         mine = steps[steps["arm"].astype(str) == arm] if len(steps) else steps
         if spec.get("reference") or mine.empty or not names:
             continue
-        cells = [Cell(_percent(float(mine[name].mean()))) for name in names]
+        cells = [Cell(percent(float(mine[name].mean()))) for name in names]
         cosine = float(mine["cosine"].mean())
         cells.append(Cell(f"{cosine:.3f}" if math.isfinite(cosine) else HOLE))
         flag = "INERT" if arm in records.manifest.get("inert", {}) else ""
@@ -207,7 +208,7 @@ def cost(records: Records) -> Table:
         seconds = [float(mine[stage].mean()) for stage in stages]
         tokens = steps[steps["arm"].astype(str) == arm].groupby("seed")["generated_tokens"].max().mean()
         cells = [Cell(f"{value:.2f}" if math.isfinite(value) else HOLE) for value in (*seconds, sum(seconds))]
-        cells += [Cell(_amount(float(mine["peak_memory_mib"].max()))), Cell(_amount(float(tokens)))]
+        cells += [Cell(amount(float(mine["peak_memory_mib"].max()))), Cell(amount(float(tokens)))]
         rows.append(Row(shorten(spec.get("label") or arm), tuple(cells)))
     head = ("", "rollout", "score", "plan", "update", "step", "peak memory, MiB", "tokens per run")
     return Table(head, tuple(rows), "Mean seconds per optimiser step, by stage. As measured on the hardware below.")
@@ -246,40 +247,11 @@ def _baseline(frame: pd.DataFrame) -> str:
     return str(frame.loc[frame["baseline"], "label"].iloc[0])
 
 
-def _percent(value: float, signed: bool = False) -> str:
-    if not math.isfinite(value):
-        return HOLE
-    tenths = round(value * 1000)
-    sign = "−" if tenths < 0 else "+" if signed and tenths > 0 else ""
-    return f"{sign}{abs(tenths) / 10:.1f}"
-
-
-def _range(low: float, high: float) -> str:
-    return f"[{_percent(low, True)}, {_percent(high, True)}]" if math.isfinite(low + high) else HOLE
-
-
-def _interval(value: float, low: float, high: float, signed: bool = False) -> str:
-    if not math.isfinite(value):
-        return HOLE
-    # an interval cut at its bounds, or an exact one, has no single half-width
-    if abs((high - value) - (value - low)) < 1e-9:
-        return f"{_percent(value, signed)} ± {_percent(high - value)}"
-    return f"{_percent(value, signed)} [{_percent(low, signed)}, {_percent(high, signed)}]"
-
-
 def _mean(row: Mapping[Any, Any]) -> str:
-    return _interval(row["value"], row["low"], row["high"])
+    return interval(row["value"], row["low"], row["high"])
 
 
 def _delta(row: Mapping[Any, Any]) -> str:
     if not math.isfinite(row["delta"]):
         return ""
-    return _interval(row["delta"], row["delta_low"], row["delta_high"], True) + (" ↓" if row["worse"] else "")
-
-
-def _p(p: float) -> str:
-    return HOLE if not math.isfinite(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _amount(value: float) -> str:
-    return f"{value:,.0f}".replace(",", "\u202f") if math.isfinite(value) else HOLE
+    return interval(row["delta"], row["delta_low"], row["delta_high"], True) + (" ↓" if row["worse"] else "")

@@ -41,7 +41,8 @@ def curve_frame(records: Records) -> pd.DataFrame:
     """avg@k on the curve bench by arm, step and seed, in percent; an evaluation that lacks samples is left out.
 
     Seed "all" is the mean over seeds with its 95 % t interval over problems; the others carry a value alone. Every
-    trained arm begins at the start model's point. `tokens` are those generated until then, mean over seeds.
+    trained arm begins at the start model's point. `tokens` are those generated until then, `seconds` what the steps
+    until then took, both the mean over seeds; NaN where that was not recorded.
 
     Raises:
         UserError: the records hold no complete evaluation of the curve bench.
@@ -54,15 +55,17 @@ def curve_frame(records: Records) -> pd.DataFrame:
     column = CHECKERS[manifest.get("checker", "strict")]
     counted = steps.groupby([steps["arm"].astype(str), "step"])["generated_tokens"] if len(steps) else None
     tokens = counted.mean().to_dict() if counted is not None else {}
+    seconds = _elapsed(records.timings)
     rows: list[dict[str, Any]] = []
     for (arm, step), group in samples.groupby(["arm", "step"]):
         runs = _complete(group, problems, column)
         if not runs:
             continue
         estimate = stats.avg_at_k(np.stack(list(runs.values())))
-        generated = tokens.get((arm, step), 0 if step == 0 else math.nan)
+        nothing = 0.0 if step == 0 else math.nan
         place = {"arm": arm, "label": label_of(manifest, arm), "bench": bench, "metric": estimate.metric}
-        place |= {"n": problems, "step": step, "tokens": float(generated)}
+        place |= {"n": problems, "step": step, "tokens": float(tokens.get((arm, step), nothing))}
+        place |= {"seconds": float(seconds.get((arm, step), nothing))}
         bounds = {"value": 100 * estimate.value, "low": 100 * estimate.low, "high": 100 * estimate.high}
         rows.append(place | {"seed": "all"} | bounds)
         rows += [place | {"seed": str(s), "value": 100 * v} for s, v in zip(runs, estimate.per_seed, strict=True)]
@@ -78,6 +81,18 @@ def curve_frame(records: Records) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(rows + origins)
     return frame.sort_values(["arm", "seed", "step"], kind="stable").reset_index(drop=True)
+
+
+def _elapsed(timings: pd.DataFrame) -> dict[tuple[str, int], float]:
+    """Seconds from the first step to the end of each, evaluations left out: mean over seeds, by arm and step."""
+    stages = [column for column in timings if str(column).startswith("seconds_")]
+    if not stages:
+        return {}
+    runs = timings.assign(arm=timings["arm"].astype(str), spent=timings[stages].sum(axis=1, min_count=len(stages)))
+    runs = runs.sort_values(["arm", "seed", "step"])
+    runs["spent"] = runs.groupby(["arm", "seed"])["spent"].cumsum(skipna=False)
+    mean = runs.groupby(["arm", "step"], as_index=False)["spent"].mean()
+    return {(str(arm), int(step)): float(spent) for arm, step, spent in mean.itertuples(index=False)}
 
 
 def _complete(rows: pd.DataFrame, problems: int, column: str) -> dict[int, NDArray[np.bool_]]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from ablations.quickstart import GRID as QUICKSTART
 from harness.evaluate import toy_plan
-from harness.grid import Arm
+from harness.grid import Arm, Sweep
 from trainer.config import Data, Machine
 
 GRID = replace(
@@ -19,11 +19,13 @@ GRID = replace(
     ),
     arms=(
         ("opd", Arm("opd", "OPD")),
-        ("fire", Arm("fire", "FiRe-OPD")),
-        ("neutral", Arm("random-filter", "No-op", edits=(("keep.fraction", "0.0"),))),
+        ("fire", Arm("fire", "FiRe-OPD", at=(("dropped", 0.2),))),
+        ("neutral", Arm("random-filter", "No-op", edits=(("keep.fraction", "0.0"),), at=(("dropped", 0.0),))),
     ),
     evals=(toy_plan("toy-aime", 2),),
     curve=toy_plan("toy-held-out", 1),
     curve_every=2,
     seeds=(0,),
+    axes=("dropped",),
+    figures=(Sweep("dropped", "share of rollouts dropped"),),
 )

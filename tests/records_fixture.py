@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from harness.records import Records
+from tests.profiles_fixture import PROFILE, profiled
 
 ARMS: dict[str, tuple[str, float, float]] = {  # label, gain over the start in logits, speed
     "opd": ("OPD", 0.55, 1.0),
@@ -33,22 +34,22 @@ def fake_records(arms: int = 6, seeds: int = 2, steps: int = 60, inert: bool = F
     taste = {(a, b): draw.normal(0, 0.45, len(difficulty[b])) for a in (*chosen, "start", "teacher") for b in BENCHES}
     frames = []
     for bench in BENCHES:
-        frames.append(_graded(draw, "start", 0, 0, bench, difficulty[bench]))
-        frames.append(_graded(draw, "teacher", 0, 0, bench, difficulty[bench] + 1.9))
+        frames.append(graded(draw, "start", 0, 0, bench, difficulty[bench]))
+        frames.append(graded(draw, "teacher", 0, 0, bench, difficulty[bench] + 1.9))
         for arm, (_, gain, speed) in chosen.items():
             for seed in range(seeds):
                 wobble = draw.normal(0, 0.06)
                 for step in evaluated if bench == "toy-math" else [steps]:
                     done = 1 - np.exp(-3 * speed * step / steps)
                     logits = difficulty[bench] + done * (gain + wobble + taste[arm, bench])
-                    frames.append(_graded(draw, arm, seed, step, bench, logits))
+                    frames.append(graded(draw, arm, seed, step, bench, logits))
     samples = pd.concat(frames, ignore_index=True)
     if inert:
         twin = samples[samples["arm"] == "opd"].assign(arm="tip-gain-0")
         samples = pd.concat([samples, twin], ignore_index=True)
         chosen["tip-gain-0"] = ("TIP, gain 0", 0.55, 1.0)
     samples["arm"] = samples["arm"].astype("category")
-    curves = [_curves(draw, arm, seed, steps, chosen[arm][2]) for arm in chosen for seed in range(seeds)]
+    curves = [curves_of(draw, arm, seed, steps, chosen[arm][2]) for arm in chosen for seed in range(seeds)]
     manifest = {
         "grid": "fake",
         "title": "A made-up grid",
@@ -79,13 +80,15 @@ def fake_records(arms: int = 6, seeds: int = 2, steps: int = 60, inert: bool = F
         },
         "inert": {"tip-gain-0": "equals opd: every coefficient is the same at every step"} if inert else {},
         "note": "Numbers are drawn, not measured.",
+        "profile": PROFILE,
     }
     steps_frame = pd.concat([c[0] for c in curves], ignore_index=True)
     timings = pd.concat([c[1] for c in curves], ignore_index=True)
-    return Records(manifest, samples, steps_frame, timings)
+    rollouts, profiles = profiled(list(chosen), seeds, steps, key)
+    return Records(manifest, samples, steps_frame, timings, rollouts, profiles)
 
 
-def _graded(draw: np.random.Generator, arm: str, seed: int, step: int, bench: str, logits: np.ndarray) -> pd.DataFrame:
+def graded(draw: np.random.Generator, arm: str, seed: int, step: int, bench: str, logits: np.ndarray) -> pd.DataFrame:
     n, k, _ = BENCHES[bench]
     correct = draw.random((n, k)) < 1 / (1 + np.exp(-logits))[:, None]
     problem, sample = np.divmod(np.arange(n * k), k)
@@ -109,7 +112,7 @@ def _graded(draw: np.random.Generator, arm: str, seed: int, step: int, bench: st
     )
 
 
-def _curves(
+def curves_of(
     draw: np.random.Generator, arm: str, seed: int, steps: int, speed: float
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     t = np.arange(1, steps + 1)

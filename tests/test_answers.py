@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.answers import CHECKER_VERSIONS, Verdict, comparison, grade, grade_many, strict
+from harness.answers import CHECKER_VERSIONS, Graded, Verdict, comparison, grade, grade_many, strict
 from harness.answers.extract import last_box, released_box
 from harness.answers.golds import gold_of, repaired_golds
 from harness.answers.notation import ascii_math, clean
@@ -510,7 +510,7 @@ def test_reasons_of_missing_answers():
 
 
 def test_integers_are_decided_as_math_verify_decides_them():
-    """The fast path of the paper checker is a claim about math-verify: it is put to it, 500 times, outside the fast path."""
+    """The shortcut of the paper checker for integers is put to math-verify 500 times; the others in test_arithmetic.py."""
     draw = random.Random(20260603)
 
     def integer() -> str:
@@ -521,19 +521,12 @@ def test_integers_are_decided_as_math_verify_decides_them():
     for _ in range(500):
         gold = integer()
         near = str(int(gold) + draw.choice([-1, 1]))
-        cases.append(
-            (
-                gold,
-                draw.choice([gold, near, integer(), "-" + gold.lstrip("-"), gold.lstrip("-"), "0" + gold.lstrip("-")]),
-            )
-        )
-    cases = [(gold, said) for gold, said in cases if len(said.lstrip("-")) <= 15]
-    for gold, said in cases:
-        reply = shared_pool().run({"checker": "paper", "gold": gold, "prediction": said, "bench": ""}, 8)
-        assert (reply.outcome == "equal") == (int(gold) == int(said)) == grade(boxed(said), gold, "paper").correct, (
-            gold,
-            said,
-        )
+        other = draw.choice([gold, near, integer(), "-" + gold.lstrip("-"), gold.lstrip("-"), "0" + gold.lstrip("-")])
+        cases.append((gold, other))
+    tasks = [({"checker": "paper", "gold": gold, "prediction": said, "bench": ""}, 8.0) for gold, said in cases]
+    for (gold, said), reply in zip(cases, shared_pool().run_all(tasks), strict=True):
+        truth = reply.outcome == "equal"
+        assert truth == (int(gold) == int(said)) == grade(boxed(said), gold, "paper").correct, (gold, said)
 
 
 def test_released_defects_are_kept():
@@ -556,6 +549,26 @@ def test_unknown_checker():
 def test_verdict_fields():
     assert grade(boxed("5"), "5") == Verdict(True, "5", "same text", "5")
     assert grade(boxed("6"), "5") == Verdict(False, "6", "different number", "6")
+    assert grade(boxed("6.0"), "5", "paper") == Verdict(False, "6.0", "different", "6")
+
+
+def test_both_verdicts_have_text_class_and_reason():
+    """What a row of a graded file is made of, for either checker, decided at once or by a judging process."""
+    items = [
+        (boxed(said), r"\frac{1}{2}", "math500") for said in ("0.50", r"\dfrac12", "7", r"\sqrt{x}", r"\int_0^1 x dx")
+    ]
+    graded = grade_many([*items, ("no box", "5", "math500")])
+    assert [g.strict.extracted for g in graded] == ["0.50", r"\dfrac12", "7", r"\sqrt{x}", r"\int_0^1 x dx", None]
+    assert [g.paper.extracted for g in graded] == [g.strict.extracted for g in graded]
+    assert [g.strict.parsed for g in graded[:3]] == ["1/2", "1/2", "7"]
+    assert [g.paper.parsed for g in graded] == ["1/2", "1/2", "7", r"\sqrt{x}", "1/2", None]
+    assert [g.paper.correct for g in graded] == [True, True, False, False, True, False]
+    assert all(verdict.reason for g in graded for verdict in (g.strict, g.paper))
+    assert graded[-1] == Graded(Verdict(False, None, "no box"), Verdict(False, None, "no box"))
+    assert graded == [
+        Graded(*(grade(response, gold, checker, bench) for checker in ("strict", "paper")))
+        for response, gold, bench in [*items, ("no box", "5", "math500")]
+    ]
 
 
 def test_grading_from_threads():
@@ -572,8 +585,8 @@ def test_grading_from_threads():
 def test_equal_questions_are_asked_once(monkeypatch):
     asked = []
     pool = shared_pool()
-    run = pool.run
-    monkeypatch.setattr(pool, "run", lambda task, *limits: asked.append(task) or run(task, *limits))
+    run_all = pool.run_all
+    monkeypatch.setattr(pool, "run_all", lambda tasks: asked.extend(task for task, _ in tasks) or run_all(tasks))
     items = [(f"{n}: " + boxed("q^2 + 3 - 1"), "2+q^2", "math500") for n in range(40)]
     assert all(g.strict.correct and g.paper.correct for g in grade_many(items))
     assert sorted(task["checker"] for task in asked) == ["paper", "strict"]
@@ -581,17 +594,17 @@ def test_equal_questions_are_asked_once(monkeypatch):
 
 def test_memo_file_survives_a_torn_line(tmp_path, monkeypatch):
     file = tmp_path / "memo" / "verdicts.jsonl"
-    items = [(boxed(f"w^{n}"), "w^3", "math500") for n in (2, 3)]
+    items = [(boxed(f"v=w^{n}"), "v=w^3", "math500") for n in (2, 3)]
     first = grade_many(items, memo=file)
     assert [g.strict.correct for g in first] == [False, True]
     file.write_text(file.read_text() + '{"version": "stri')
     monkeypatch.setattr("harness.answers.shared_pool", lambda: pytest.fail("a kept verdict was asked again"))
     assert grade_many(items, memo=file) == first
     monkeypatch.undo()
-    grade_many([(boxed("w^4"), "w^3", "math500")], memo=file)
+    grade_many([(boxed("v=w^4"), "v=w^3", "math500")], memo=file)
     rows = [line for line in file.read_text().splitlines() if line.endswith("}")]
-    # w^2 and w^4 asked both checkers, w^3 the paper one only: equal texts need no strict judging
-    assert len(rows) == 5 and {json.loads(row)["version"] for row in rows} == set(CHECKER_VERSIONS.values())
+    # w^2 and w^4 were asked of both checkers, w^3 of none: equal texts need no judging
+    assert len(rows) == 4 and {json.loads(row)["version"] for row in rows} == set(CHECKER_VERSIONS.values())
 
 
 def test_progress_counts_open_questions():

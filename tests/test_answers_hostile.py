@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -14,9 +16,9 @@ from pathlib import Path
 import pytest
 
 import harness.answers
-from harness.answers import Graded, grade, grade_many, strict
+from harness.answers import Graded, grade, grade_many, judge, strict
 from harness.answers.extract import last_box, released_box
-from harness.answers.workers import Pool, close_shared_pool, shared_pool
+from harness.answers.workers import MEMORY_MIB, WINDOW_TASKS, Pool, close_shared_pool, shared_pool
 
 TOWER = "9^{9^{9^{9}}}"
 LINUX = Path("/proc/self/limits").exists()
@@ -230,6 +232,47 @@ def fuzzed(draw: random.Random, towers: bool = False) -> str:
     return f"so \\boxed{{{text}}} done"
 
 
+def bomb(draw: random.Random) -> str:
+    """One of the texts that are small to write and large to read."""
+    depth = draw.choice((2, 5, 20, 150))
+    many = draw.choice((10, 300, 10_000, 100_000))
+    power = draw.randint(2, 99)
+    bombs = (
+        "9^{" * depth + "9" + "}" * depth,
+        "x^" * depth + "x",
+        "\\frac{1}{" * depth + "x" + "}" * depth,
+        "\\frac{" * depth + "1" + "}{2}" * depth,
+        "\\sqrt{" * depth + "2" + "}" * draw.randint(0, depth),
+        "\\left(" * depth + "1" + "\\right)" * depth,
+        "\\begin{pmatrix}" * depth,
+        "{" * draw.randint(0, many) + "}" * draw.randint(0, 300),
+        "," * many,
+        ",".join(str(n) for n in range(min(many, 10_000))),
+        "7" * many,
+        "\u0664" * many,
+        "x+" * min(many, 10_000) + "x",
+        "\x00" * many + "5",
+        "\u202e" * draw.randint(1, 99) + "5",
+        "\ud800" * draw.randint(1, 99) + "\udfff",
+        "\u2212" * draw.randint(1, 99) + "５" * draw.randint(1, 99),
+        f"1e{power}{power}{power}",
+        f"10^{{10^{{{power}}}}}",
+        f"{power}^{{-{power}^{{{power}}}}}",
+        f"({power}!)!",
+        f"\\binom{{{power}^{{9}}}}{{{power}^{{8}}}}",
+        f"\\sum_{{k=1}}^{{10^{{{power}}}}} k!",
+        f"\\int_0^{{{power}}} e^{{e^{{x^{{{power}}}}}}} dx",
+        f"(x+y+z)^{{{power}{power}}}",
+        "\\def\\a{\\a\\a}\\a",
+        "\\def\\a{99}" + "".join(f"\\def\\{chr(98 + n)}{{\\{chr(97 + n)}\\{chr(97 + n)}}}" for n in range(20)) + "\\u",
+        "\\newcommand{\\x}[1]{\\x{#1#1}}\\x{2}",
+        "\\let\\frac\\sqrt\\expandafter\\frac\\csname x\\endcsname",
+        "\\loop\\iftrue\\repeat",
+        "\\input{/etc/passwd}",
+    )
+    return draw.choice(bombs)
+
+
 FUZZ_GOLDS = (
     "5",
     "4.5e33",
@@ -242,30 +285,96 @@ FUZZ_GOLDS = (
 )
 
 
-def fuzz(cases: int, seed: int, towers: bool) -> list[Graded]:
+def fuzz_items(cases: int, seed: int, bombs: float) -> list[tuple[str, str, str]]:
     draw = random.Random(seed)
-    items = [(fuzzed(draw, towers), draw.choice(FUZZ_GOLDS), draw.choice(("minerva", "math500"))) for _ in range(cases)]
-    graded = grade_many(items)
-    assert len(graded) == cases
-    failures = [
-        (item, verdicts.strict.reason)
-        for item, verdicts in zip(items, graded, strict=True)
-        if verdicts.strict.reason.startswith(("error", "timeout"))
+
+    def response() -> str:
+        if draw.random() >= bombs:
+            return fuzzed(draw, towers=bombs > 0)
+        return draw.choice(
+            (boxed(bomb(draw)), "<think>" + boxed(bomb(draw)) + "</think>" + boxed(bomb(draw)), bomb(draw))
+        )
+
+    return [(response(), draw.choice(FUZZ_GOLDS), draw.choice(("minerva", "math500"))) for _ in range(cases)]
+
+
+def defects(items: list[tuple[str, str, str]], graded: list[Graded]) -> list[tuple[str, str]]:
+    """Answers on which the strict checker failed: an error is a defect of ours, a timeout of such a text is one, too."""
+    return [
+        (response[:200], both.strict.reason)
+        for (response, _, _), both in zip(items, graded, strict=True)
+        if both.strict.reason.startswith(("error", "timeout"))
     ]
-    assert failures == []  # an error is a defect of ours, a timeout of a text this short is one, too
-    return graded
 
 
 def test_fuzz(short_limits):
-    graded = fuzz(600, seed=7, towers=False)
-    assert 0 < sum(verdicts.strict.correct for verdicts in graded) < 60  # some pieces are right answers by themselves
+    items = fuzz_items(600, seed=7, bombs=0.0)
+    graded = grade_many(items)
+    assert len(graded) == 600 and defects(items, graded) == []
+    assert 0 < sum(both.strict.correct for both in graded) < 60  # some pieces are right answers by themselves
+
+
+def test_bombs_under_the_strict_checker():
+    """Every kind several times over; only the strict checker, which needs no clock for any of them."""
+    draw = random.Random(17)
+    for _ in range(400):
+        text = bomb(draw)
+        verdict = grade(boxed(text), "5", "strict", draw.choice(("minerva", "math500", "aime24")))
+        assert not verdict.reason.startswith(("error", "timeout")), (text[:200], verdict)
+
+
+def resident(pid: int) -> float:
+    """Resident memory of a process in MiB, 0 where it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
+@pytest.mark.skipif(not LINUX, reason="reads /proc")
 def test_fuzz_ten_thousand(monkeypatch):
+    """Each gets a verdict of both checkers; memory stays under the limit; when the pool is closed, no process is left."""
     monkeypatch.setattr(harness.answers, "TIME_LIMITS", {"strict": 5.0, "paper": 1.0})
-    fuzz(10_000, seed=11, towers=True)
+    close_shared_pool()
+    pool, seen, peaks, over = shared_pool(), set(), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            for pid in pool.pids():
+                seen.add(pid)
+                peaks.append(resident(pid))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    items = fuzz_items(10_000, seed=11, bombs=0.2)
+    try:
+        graded = grade_many(items)
+    finally:
+        over.set()
+        watcher.join()
+    assert len(graded) == 10_000 and defects(items, graded) == []
+    assert all(both.strict.reason and both.paper.reason for both in graded)
+    assert max(peaks) <= MEMORY_MIB
+    assert any(both.paper.reason == "timeout" for both in graded)  # the limits were needed, and held
+    close_shared_pool()
+    assert seen and are_gone(sorted(seen), 10)
+
+
+def test_no_reply_comes_after_its_limit():
+    """A task counts from the reply before it, also where several are on their way; five seconds are for a busy machine."""
+    pool = Pool(size=1)
+    texts = [TOWER, "1+1", "\\binom{10^{9}}{10^{8}}", "(10^{100})!", "2+3", TOWER]
+    tasks = [(task(text, checker="paper"), 0.5) for text in texts]
+    started, waits = time.monotonic(), []
+    for _ in pool.run_all(tasks):
+        waits.append(time.monotonic() - started)
+        started = time.monotonic()
+    pool.close()
+    # a process that was killed is replaced before the next task's clock starts
+    assert len(waits) == len(texts) and max(waits) < 0.5 + 30
 
 
 def test_reading_is_linear_in_a_long_response():
@@ -314,6 +423,77 @@ def test_a_worker_killed_from_outside_is_replaced(pool):
     assert are_gone(first, 5)
     assert pool.run(task("1+3"), 5).outcome == "different"
     assert len(pool.pids()) == 1 and pool.pids() != first
+
+
+def test_tasks_in_a_row_are_answered_in_order_whatever_happens_to_one(pool):
+    """One times out in the middle, one process is killed from outside: every task gets the reply that is its own."""
+    texts = [f"{n}-7+5" for n in range(WINDOW_TASKS + 20)]
+    texts[9] = TOWER
+    tasks = [(task(text, gold=str(n - 2), checker="paper"), 2.0) for n, text in enumerate(texts)]
+    outcomes = []
+    for n, reply in enumerate(pool.run_all(tasks)):
+        outcomes.append(reply.outcome)
+        if n == 20:
+            os.kill(pool.pids()[0], signal.SIGKILL)
+    expected = ["equal"] * len(texts)
+    assert outcomes[:9] + outcomes[10:] == expected[:9] + expected[10:]
+    assert outcomes[9] in (
+        "timeout",
+        "error",
+        "different",
+    )  # by the machine's speed, but never equal, and never another's
+
+
+def test_a_task_that_kills_its_process_twice_is_to_blame_and_the_others_are_not(pool, monkeypatch):
+    receive, deaths = harness.answers.workers._Worker.receive, []
+
+    def dying(self, limit):
+        if len(deaths) < 2 and len(outcomes) == 3:
+            deaths.append(self.process.pid)
+            self.process.kill()
+            self.process.wait()
+            self.fit = False
+            return None
+        return receive(self, limit)
+
+    monkeypatch.setattr(harness.answers.workers._Worker, "receive", dying)
+    outcomes: list[str] = []
+    for reply in pool.run_all([(task("2+3"), 5.0)] * 8):
+        outcomes.append(reply.outcome)
+    assert len(set(deaths)) == 2
+    assert outcomes == ["equal"] * 3 + ["error"] + ["equal"] * 4
+
+
+def test_a_pool_is_left_clean_by_who_stops_listening(pool):
+    replies = pool.run_all([(task(f"{n}+1", gold="5"), 5.0) for n in range(40)])
+    assert next(replies).outcome == "different"
+    replies.close()
+    assert pool.pids() == []  # its process still had tasks on the way, whose replies nobody may mistake for theirs
+    assert pool.run(task("2+3"), 5).outcome == "equal"
+
+
+@pytest.mark.skipif(judge.resource is None, reason="needs a POSIX system")
+def test_a_process_has_grown_at_half_its_limit():
+    """ru_maxrss is in KiB on Linux: a peak of p MiB is more than half of a limit just under 2p, and of none over it."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    assert judge._has_grown(int(2 * peak) - 20)
+    assert not judge._has_grown(int(2 * peak) + 200)
+    assert not judge._has_grown(0)  # no limit, no half of it
+
+
+def test_a_process_that_leaves_is_replaced_and_no_task_is_lost(pool, monkeypatch):
+    read = harness.answers.workers._Worker._read
+
+    def leaving(self, limit):
+        found = read(self, limit)
+        return found if found is None or "ready" in found else {**found, "leaving": True}
+
+    pool.run(task("2+3"), 5)
+    before = pool.pids()
+    monkeypatch.setattr(harness.answers.workers._Worker, "_read", leaving)
+    assert pool.run(task("2+3"), 5).outcome == "equal"
+    assert pool.pids() == [] and are_gone(before, 5)
+    assert [reply.outcome for reply in pool.run_all([(task("2+3"), 5.0), (task("2+4"), 5.0)])] == ["equal", "different"]
 
 
 @pytest.mark.skipif(not LINUX, reason="reads /proc")
@@ -378,6 +558,10 @@ from harness.answers import grade
 from harness.answers.workers import shared_pool
 assert grade(r"\\boxed{2x+x}", "3x").correct
 print(*shared_pool().pids(), flush=True)
+if sys.argv[1] == "many":
+    from harness.answers import grade_many
+    items = [(f"\\\\boxed{{x^{n}=y+1}}", "x^2=y", "math500") for n in range(500)]
+    threading.Thread(target=grade_many, args=(items,), daemon=True).start()
 if sys.argv[1] == "busy":
     threading.Thread(target=grade, args=(r"\\boxed{9^{9^{9^{9}}}}", "5", "paper"), daemon=True).start()
 if sys.argv[1] != "exit":
@@ -386,9 +570,9 @@ if sys.argv[1] != "exit":
 
 
 @pytest.mark.skipif(not LINUX, reason="reads /proc")
-@pytest.mark.parametrize("how", ["exit", "killed", "busy"])
+@pytest.mark.parametrize("how", ["exit", "killed", "busy", "many"])
 def test_no_worker_outlives_its_parent(how):
-    """After a normal exit, after SIGKILL while the worker waits, after SIGKILL while it computes."""
+    """After a normal exit, after SIGKILL while the worker waits, while it computes, while hundreds of tasks wait."""
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -397,7 +581,7 @@ def test_no_worker_outlives_its_parent(how):
     assert pids
     if how != "exit":
         assert all(map(is_running, pids))
-        if how == "busy":
+        if how in ("busy", "many"):
             time.sleep(0.5)
         child.kill()
     child.wait(60)
@@ -405,6 +589,25 @@ def test_no_worker_outlives_its_parent(how):
     assert child.stdin is not None
     child.stdin.close()
     child.stdout.close()
+
+
+def graded_elsewhere(queue):
+    queue.put((grade(boxed("j+j+j"), "3j").correct, grade(boxed("j+j"), "3j", "paper").correct, shared_pool().pids()))
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_spawned_child_grades(method):
+    """A child of multiprocessing grades with workers of its own, and leaves none behind when it is done."""
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no start method '{method}' here")
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    child = context.Process(target=graded_elsewhere, args=(queue,))
+    child.start()
+    strict_verdict, paper_verdict, pids = queue.get(timeout=120)
+    child.join(60)
+    assert (strict_verdict, paper_verdict, child.exitcode) == (True, False, 0)
+    assert pids and (not LINUX or are_gone(pids, 10))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

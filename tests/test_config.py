@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import ROOT
-from trainer.config import Data, Machine, Optim, RunSpec, differences, digest
+from trainer.config import Data, Lora, Machine, Optim, RunSpec, differences, digest
 from trainer.errors import UserError
 from trainer.methods import METHODS
 from trainer.rollout import Sampling
@@ -56,6 +56,8 @@ OTHER: dict[str, Any] = {
     "importance_cap": 5.0,
     "baseline": "full-rkl",
     "dtype": "bfloat16",
+    "lora.rank": 8,
+    "lora.alpha": 16.0,
     "digests": (("models/student", "4567"),),
 }
 FIXED = {"rollout.top_p"}  # counts, but only 1 is allowed
@@ -89,19 +91,50 @@ def test_every_field_is_either_hashed_or_of_the_machine() -> None:
 
 @pytest.mark.parametrize("path", OTHER)
 def test_every_hashed_field_changes_the_id_and_is_named(path: str) -> None:
-    base = replace(SPEC, importance_cap=2.0) if path == "rollout.temperature" else SPEC
+    given = {"rollout.temperature": {"importance_cap": 2.0}, "lora.alpha": {"lora": Lora(4)}}
+    base = replace(SPEC, **given.get(path, {}))
     other = change(base, path, OTHER[path])
     assert other != base
     assert other.run_id != base.run_id
-    assert path.partition(".")[0] in differences(base.identity(), other.identity())
+    named = "objective" if path == "edits" else path.partition(".")[0]
+    assert named in differences(base.identity(), other.identity())
 
 
 def test_no_machine_field_changes_the_id() -> None:
-    other = replace(SPEC, machine=Machine("cuda", micro_batch=1, engine_batch=2, checkpoint_every=3))
+    machine = Machine("cuda", 1, 2, 3, 4, 5, gradient_checkpointing=True, offload_teacher=True, shard=True, patience=6)
+    other = replace(SPEC, machine=machine)
     assert all(getattr(other.machine, f.name) != getattr(SPEC.machine, f.name) for f in fields(Machine))
     assert other.run_id == SPEC.run_id
     assert other == SPEC
     assert differences(SPEC.identity(), other.identity()) == []
+
+
+@given(
+    order=st.permutations((("keep.fraction", "0.3"), ("terms.0.weight.of.a.gain", "2"), ("terms.0.coef", "0.5"))),
+    teachers=st.permutations((("math", "models/a"), ("code", "models/b"), ("logic", "models/a"))),
+)
+@settings(deadline=None, max_examples=30)
+def test_the_order_of_edits_and_teachers_does_not_count(order: Any, teachers: Any) -> None:
+    spec = replace(SPEC, edits=tuple(sorted(order)), teachers=tuple(sorted(teachers)))
+    assert replace(SPEC, edits=tuple(order), teachers=tuple(teachers)).run_id == spec.run_id
+    # who teaches what does count
+    swapped = dict(teachers) | {"math": dict(teachers)["code"], "code": dict(teachers)["math"]}
+    assert replace(spec, teachers=tuple(swapped.items())).run_id != spec.run_id
+
+
+def test_without_adapters_runs_keep_the_ids_they_had() -> None:
+    assert "lora" not in SPEC.identity()
+    assert replace(SPEC, lora=Lora(0, 5.0)).run_id == SPEC.run_id
+    assert "lora" in replace(SPEC, lora=Lora(1)).identity()
+    assert edit(SPEC, "lora.rank", "8").lora == Lora(8)
+
+
+def test_an_edit_that_changes_nothing_is_the_same_run() -> None:
+    plain = replace(SPEC, edits=())
+    assert METHODS["fire"].keep.fraction == 0.2  # type: ignore[attr-defined]
+    assert replace(SPEC, edits=(("keep.fraction", "0.20"),)).run_id == plain.run_id != SPEC.run_id
+    # the last of two edits of one path wins, here as in `objective`
+    assert replace(SPEC, edits=(("keep.fraction", "0.4"), ("keep.fraction", "0.3"))).run_id == SPEC.run_id
 
 
 def test_the_id_is_the_same_in_another_process() -> None:
@@ -176,6 +209,8 @@ def test_differences_and_digest() -> None:
         ({"steps": 0}, "'steps' must be at least 1"),
         ({"seed": -1}, "'seed' must be at least 0"),
         ({"teachers": ()}, "needs a teacher"),
+        ({"teachers": (("math", "a"), ("code", "b"), ("math", "c"))}, "two teachers for domain 'math'"),
+        ({"teachers": (("", "a"), ("", "b"))}, "two teachers for all prompts"),
         ({"data": Data("d", prompts=0)}, "at least one prompt"),
         ({"data": Data("d", samples=0)}, "at least one prompt and one sample"),
         ({"rollout": Sampling(0)}, "'rollout.max_tokens' must be at least 1"),
@@ -201,6 +236,11 @@ def test_a_run_that_makes_no_sense_is_refused(changes: dict[str, Any], says: str
         lambda: Machine(micro_batch=0),
         lambda: Machine(engine_batch=0),
         lambda: Machine(checkpoint_every=0),
+        lambda: Machine(patience=0),
+        lambda: Machine(token_budget=-1),
+        lambda: Lora(rank=-1),
+        lambda: Lora(alpha=0.0),
+        lambda: Lora(alpha=float("nan")),
         lambda: replace(SPEC, dtype="float23"),
         lambda: Optim(lr=-1e-3),
         lambda: Optim(lr=float("nan")),

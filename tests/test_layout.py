@@ -26,7 +26,24 @@ ALGEBRA = [
     "objective",
     "methods",
 ]
-TORCHLESS = ["records", "stats", "tables", "plots", "report"]
+TORCHLESS = [
+    "records",
+    "evaluations",
+    "stats",
+    "metrics",
+    "power",
+    "grim",
+    "claims",
+    "pairing",
+    "tables",
+    "plots",
+    "report",
+    "browse",
+    "contamination",
+    "datafiles",
+    "slices",
+    "summary",
+]
 
 
 def imports(path: Path) -> set[str]:

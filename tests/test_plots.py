@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 import subprocess
 import sys
@@ -14,18 +15,47 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from harness import plots, style, tables
+from harness import (
+    entropy_plots,
+    heat_plots,
+    plots,
+    problem_plots,
+    rollout_plots,
+    style,
+    sweep_plots,
+    tables,
+    token_plots,
+)
 from harness.errors import UserError
 from harness.records import Records
+from tests.grids_fixture import swept_records
 from tests.records_fixture import fake_records
 
 ROOT = Path(__file__).resolve().parent.parent
-FIGURES: dict[str, Callable[[Records], tuple[Figure, pd.DataFrame]]] = {
+Draw = Callable[[Records], tuple[Figure, pd.DataFrame]]
+PLAIN: dict[str, Draw] = {
     "curve": plots.curve,
     "curve-tokens": lambda records: plots.curve(records, "tokens"),
+    "curve-time": lambda records: plots.curve(records, "time"),
     "forest": plots.forest,
     "training": plots.training,
+    "entropies": entropy_plots.entropies,
+    "entropies-advantage": lambda records: entropy_plots.entropies(records, "advantage"),
+    "entropies-kl": lambda records: entropy_plots.entropies(records, "kl"),
+    "weights": token_plots.weights,
+    "positions": token_plots.positions,
+    "scores": rollout_plots.scores,
+    "routing": rollout_plots.routing,
+    "pass-at-k": problem_plots.pass_at_k,
+    "problems": lambda records: problem_plots.problems(records, "fire", "toy-code"),
+    "problems-many": lambda records: problem_plots.problems(records, "fire", "toy-math"),
 }
+SWEPT: dict[str, Draw] = {
+    "sweep": lambda records: sweep_plots.sweep(records, "keep.fraction"),
+    "sweep-difference": lambda records: sweep_plots.sweep(records, "alpha", difference=True),
+    "heatmap": lambda records: heat_plots.heatmap(records, "alpha", "beta"),
+}
+FIGURES = PLAIN | SWEPT
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +63,29 @@ def records() -> Records:
     return fake_records(inert=True)
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_the_same_records_give_the_same_bytes(name: str, records: Records, tmp_path: Path) -> None:
-    first = plots.save(*FIGURES[name](records), tmp_path / "one" / name)
-    again = plots.save(*FIGURES[name](records), tmp_path / "two" / name)
+@pytest.fixture(scope="module")
+def swept() -> Records:
+    return swept_records()
+
+
+@pytest.fixture(scope="module")
+def drawn(records: Records, swept: Records) -> Callable[[str], tuple[Figure, pd.DataFrame]]:
+    def draw(name: str) -> tuple[Figure, pd.DataFrame]:
+        return FIGURES[name](swept if name in SWEPT else records)
+
+    return draw
+
+
+@pytest.mark.parametrize("name", ["curve", "problems-many", *SWEPT])  # the report's test looks at the rest
+def test_the_same_records_give_the_same_bytes(
+    name: str, drawn: Callable[[str], tuple[Figure, pd.DataFrame]], tmp_path: Path
+) -> None:
+    first = plots.save(*drawn(name), tmp_path / "one" / name)
+    again = plots.save(*drawn(name), tmp_path / "two" / name)
     assert [path.suffix for path in first] == [".pdf", ".png", ".csv"]
     for one, two in zip(first, again, strict=True):
         assert one.read_bytes() == two.read_bytes()
+    check_files(*first)
 
 
 def test_another_process_with_other_settings_draws_the_same_bytes(records: Records, tmp_path: Path) -> None:
@@ -55,9 +101,9 @@ def test_another_process_with_other_settings_draws_the_same_bytes(records: Recor
         assert path.read_bytes() == path.with_name(path.name.replace("here", "there")).read_bytes()
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_files_hold_no_dates_and_no_type_3_fonts(name: str, records: Records, tmp_path: Path) -> None:
-    pdf, png, _ = plots.save(*FIGURES[name](records), tmp_path / name)
+def check_files(pdf: Path, png: Path, csv: Path) -> None:
+    """No dates, no Type 3 fonts, whole files."""
+    assert csv.read_text("utf-8").count("\n") > 1
     data = pdf.read_bytes()
     assert b"CreationDate" not in data
     assert b"/Type3" not in data
@@ -70,6 +116,13 @@ def test_files_hold_no_dates_and_no_type_3_fonts(name: str, records: Records, tm
         body = body[12 + length :]
     assert b"tEXt" not in chunks
     assert b"tIME" not in chunks
+
+
+def test_svg_keeps_its_scales_and_loses_its_small_digits(records: Records) -> None:
+    text = plots.svg(plots.curve(records)[0])
+    assert "scale(0.015625)" in text  # of the letters: cut to two digits it would shrink them
+    paths = re.findall(r' d="([^"]*)"', text)
+    assert max(len(number.partition(".")[2]) for path in paths for number in path.split()) == 2
 
 
 def test_svg_stands_alone_and_is_stable(records: Records) -> None:
@@ -105,6 +158,24 @@ def test_curve_against_raw_samples(records: Records) -> None:
     assert point.loc["all", "low"] < point.loc["all", "value"] < point.loc["all", "high"]
     generated = records.steps[(records.steps["arm"] == "fire") & (records.steps["step"] == 30)]["generated_tokens"]
     assert point.loc["all", "tokens"] == pytest.approx(generated.mean())
+
+
+def test_wall_time_by_hand(records: Records) -> None:
+    figure, frame = plots.curve(records, "time")
+    rows = records.timings[(records.timings["arm"] == "fire") & (records.timings["step"] <= 30)]
+    stages = ["seconds_rollout", "seconds_score", "seconds_plan", "seconds_update"]
+    point = frame[(frame["arm"] == "fire") & (frame["step"] == 30) & (frame["seed"] == "all")].iloc[0]
+    assert point["seconds"] == pytest.approx(rows[stages].to_numpy().sum() / 2)  # two seeds
+    assert figure.get_supxlabel() == "time spent in training steps, seconds"  # 60 steps of two seconds each
+    slow = replace(records, timings=records.timings.assign(seconds_update=400.0))  # 60 · 401.3 s: 6.7 hours
+    assert plots.curve(slow, "time")[0].get_supxlabel() == "time spent in training steps, hours"
+    lost = records.timings.copy()
+    lost.loc[(lost["arm"] == "fire") & (lost["step"] == 5) & (lost["seed"] == 0), "seconds_plan"] = math.nan
+    frame = plots.curve(replace(records, timings=lost), "time")[1]
+    other = records.timings[(records.timings["seed"] == 1) & (records.timings["arm"] == "fire")]
+    point = frame[(frame["arm"] == "fire") & (frame["step"] == 30) & (frame["seed"] == "all")].iloc[0]
+    # what one run did not measure is not counted as nothing: the other run stands alone
+    assert point["seconds"] == pytest.approx(other.loc[other["step"] <= 30, stages].to_numpy().sum())
 
 
 def test_every_run_begins_at_the_start_model(records: Records) -> None:
@@ -188,17 +259,21 @@ def test_more_arms_than_colours_are_still_told_apart() -> None:
     assert len({(look.color, look.marker, str(look.dash)) for look in looks.values()}) == 34
 
 
+LONG = "FiRe with $x^2$, keep fraction 0.8, alpha 1.0, beta 1.0, a very long name indeed"
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_nothing_overlaps_or_leaves_the_page(name: str) -> None:
-    records = fake_records()
+    records = swept_records() if name in SWEPT else fake_records()
     arms = {arm: {**spec} for arm, spec in records.manifest["arms"].items()}
-    arms["fire"]["label"] = "FiRe with $x^2$, keep fraction 0.8, alpha 1.0, beta 1.0, a very long name indeed"
+    arms["tip" if name in SWEPT else "fire"]["label"] = LONG
     figure, _ = FIGURES[name](replace(records, manifest={**records.manifest, "arms": arms}))
     with style.drawing():
         figure.draw_without_rendering()
         page = figure.bbox
         boxes = [axes.get_tightbbox() for axes in figure.axes if axes.axison]
-        boxes += [text.get_window_extent() for legend in figure.legends for text in legend.get_texts()]
+        legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
+        boxes += [text.get_window_extent() for legend in legends for text in legend.get_texts()]
         titles = [axes.title.get_window_extent() for axes in figure.axes if axes.axison]
     assert boxes
     for box in boxes:
@@ -214,8 +289,12 @@ def test_nothing_overlaps_or_leaves_the_page(name: str) -> None:
 
 
 def test_what_cannot_be_drawn_is_refused_in_one_sentence(records: Records) -> None:
-    with pytest.raises(UserError, match="'step' or 'tokens'"):
-        plots.curve(records, "time")
+    with pytest.raises(UserError, match="'step', 'tokens' or 'time'"):
+        plots.curve(records, "hours")
+    with pytest.raises(UserError, match="no timings to draw accuracy against"):
+        plots.curve(replace(records, timings=records.timings.iloc[:0]), "time")
+    with pytest.raises(UserError, match="no generated tokens to draw"):
+        plots.curve(replace(records, steps=records.steps.iloc[:0]), "tokens")
     with pytest.raises(UserError, match="no complete evaluation of its curve bench 'toy-math'"):
         plots.curve(replace(records, samples=records.samples.iloc[:0]))
     with pytest.raises(UserError, match="no training steps"):

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.multiprocessing import spawn
 
 from tests.worlds import World, assert_near, plain_update, random_world
+from trainer.distributed import here
 from trainer.head import head_loss
 from trainer.methods import METHODS
 from trainer.objective import Objective, Scores
@@ -39,35 +40,31 @@ def whole(name: str) -> World:
 
 def share(world: World, rank: int) -> World:
     """The rows of one rank, cut to its own longest response."""
-    mine = world.permuted(torch.arange(len(world.mask)).chunk(RANKS)[rank])
+    mine = world.permuted(hands(len(world.mask))[rank])
     width = int(mine.mask.sum(1).max())
     by_token = ("mask", "hidden", "teacher_hidden", "targets", "rollout_gap", "ref_logprobs")
     cut: dict[str, Any] = {name: getattr(mine, name)[:, :width] for name in by_token}
     return replace(mine, **cut)
 
 
-def gather(local: Tensor, width: int | None = None) -> Tensor:
-    """Rows of all ranks in the order of the ranks; a second dimension is padded to `width` first."""
-    if width is not None:
-        local = torch.nn.functional.pad(local, (0, width - local.shape[1]))
-    parts = [torch.empty_like(local) for _ in range(RANKS)]
-    dist.all_gather(parts, local.contiguous())
-    return torch.cat(parts)
+def hands(rows: int) -> list[Tensor]:
+    """Which rows are whose."""
+    return list(torch.arange(rows).chunk(RANKS))
 
 
-def gather_scores(local: Scores) -> Scores:
+def gather_scores(local: Scores, rows: int) -> Scores:
     """The scores of the whole batch, from each rank's `[b,t]`."""
-    longest = torch.tensor(local.mask.shape[1])
-    dist.all_reduce(longest, dist.ReduceOp.MAX)
-    width = int(longest)
-    tokens = {name: gather(getattr(local, name), width) for name in ("mask", *TOKEN_FIELDS)}
-    return Scores(**tokens, **{name: gather(getattr(local, name)) for name in ROW_FIELDS}, progress=local.progress)
+    ranks, mine = here(), hands(rows)
+    width = ranks.most(local.mask.shape[1])
+    tokens = {name: ranks.gather(getattr(local, name), mine, width) for name in ("mask", *TOKEN_FIELDS)}
+    columns = {name: ranks.gather(getattr(local, name), mine) for name in ROW_FIELDS}
+    return Scores(**tokens, **columns, progress=local.progress)
 
 
 def step(objective: Objective, mine: World, scores: Scores, rank: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One rank's part of an update: loss and head gradient summed over the ranks, its hidden gradient, all of `keep`."""
     plan = objective.plan(scores)
-    rows = torch.arange(len(scores.mask)).chunk(RANKS)[rank]
+    rows = hands(len(scores.mask))[rank]
     width = mine.mask.shape[1]
     hidden, head = mine.hidden.clone().requires_grad_(), mine.head.clone().requires_grad_()
     inside = plan.live[rows][:, :width] & mine.mask
@@ -101,7 +98,7 @@ def work(rank: int, folder: str) -> None:
     found = {}
     for name in WORLDS:
         mine = share(whole(name), rank)
-        scores = gather_scores(mine.scores())
+        scores = gather_scores(mine.scores(), len(whole(name).mask))
         for method, objective in METHODS.items():
             found[name, method] = step(objective, mine, scores, rank)
     torch.save(found, f"{folder}/rank-{rank}.pt")

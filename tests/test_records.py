@@ -32,12 +32,22 @@ def test_a_broken_row_is_named(tmp_path):
         records.read_jsonl(path)
 
 
-def test_cut_keeps_the_first_lines_byte_for_byte(tmp_path):
+def test_cut_keeps_the_rows_up_to_a_step_byte_for_byte(tmp_path):
     path = tmp_path / "rows.jsonl"
-    records.append_jsonl(path, [{"step": i} for i in range(5)])
+    records.append_jsonl(path, [{"step": i, "loss": 0.1 * i, "kl": float("nan")} for i in (1, 3, 3, 5)])
     before = path.read_bytes().split(b"\n")
+    path.write_bytes(path.read_bytes() + b'{"step": 6, "lo')  # torn by a kill
     records.cut_jsonl(path, 3)
     assert path.read_bytes() == b"\n".join(before[:3]) + b"\n"
+    records.cut_jsonl(tmp_path / "absent.jsonl", 3)
+    assert not (tmp_path / "absent.jsonl").exists()
+
+
+def test_a_torn_last_line_is_no_row_even_unrepaired(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n{"a": 2')
+    assert list(records.iter_jsonl(path)) == [{"a": 1}]
+    assert path.read_text().endswith('{"a": 2')
 
 
 def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):

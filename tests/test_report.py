@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from harness import tokenpage
@@ -19,6 +20,7 @@ from harness.errors import UserError
 from harness.records import Records
 from harness.report import write_report
 from tests.records_fixture import fake_records, fake_rollout, records_from
+from tests.test_plots import check_files
 
 HOSTILE = [
     "<script>window.pwned=1</script>",
@@ -38,6 +40,11 @@ HOSTILE = [
     "{{ 7*7 }}",
 ]
 PLAIN = ["Let", " me", " see", ":", "\n", "\t", "3", " +", " 4", " =", " 7", ".\n\n", "\\boxed{7}"]
+
+
+FIGURES = ["forest", "curve", "pass-at-k", "training", "curve-tokens", "curve-time", "routing"]
+FIGURES += ["weights", "scores", "positions", "entropies", "entropies-advantage", "entropies-kl"]
+FIGURES += ["problems-random-filter-toy-math", "problems-random-filter-toy-code"]
 
 
 def rollouts() -> list[dict[str, Any]]:
@@ -67,18 +74,15 @@ def test_the_same_records_give_the_same_files(records: Records, report: Path, tm
     assert names == {
         "pages/fake.html",
         *(f"tables/fake/comparison.{kind}" for kind in ("md", "tex", "csv", "html")),
-        "tables/fake/details.md",
-        "tables/fake/effects.md",
-        *(
-            f"figures/fake/{n}.{k}"
-            for n in ("curve", "curve-tokens", "forest", "training")
-            for k in ("pdf", "png", "csv")
-        ),
+        *(f"tables/fake/{table}.md" for table in ("details", "effects", "scores")),
+        *(f"figures/fake/{n}.{k}" for n in FIGURES for k in ("pdf", "png", "csv")),
     }
     for name in names:
         data = (report.parent.parent / name).read_bytes()
         assert data == (again.parent.parent / name).read_bytes()
         assert str(tmp_path).encode() not in data
+    for name in FIGURES:
+        check_files(*(tmp_path / "figures" / "fake" / f"{name}.{kind}" for kind in ("pdf", "png", "csv")))
 
 
 def test_the_page_stands_alone(report: Path) -> None:
@@ -86,10 +90,17 @@ def test_the_page_stands_alone(report: Path) -> None:
     sources = re.findall(
         r"""(?:src|href|action)\s*=\s*["']?([^"'\s>]+)""", re.sub(r"<script.*?</script>", "", html, flags=re.S)
     )
-    assert len(sources) == 3
+    targets = {source[1:] for source in sources if source.startswith("#")}
+    assert targets <= set(re.findall(r' id="([^"]+)"', html))
+    assert targets >= {"results", "training", "tokens", "problems", *(f"figure-{name}" for name in FIGURES)}
+    sources = [source for source in sources if not source.startswith("#")]
+    assert len(sources) == len(FIGURES)
     assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
     for source in sources:
         assert base64.b64decode(source.partition(",")[2]).startswith(b"<svg")
+    names = re.findall(r' id="([^"]+)"', html)
+    assert len(names) == len(set(names))
+    assert len(html) < 6e6
     assert "@import" not in html
     assert "url(" not in html
 
@@ -141,12 +152,17 @@ def test_a_report_of_almost_nothing(tmp_path: Path) -> None:
     assert "There is no arm to compare with the baseline." in html
     assert "no arm but its baseline" in html  # why the forest is missing
     assert "no training steps to draw" in html
+    for reason in ("no recorded token weights", "no recorded rollouts", "no timings", "at most 2"):
+        assert reason in html
+    assert html.count("Not drawn: ") == len(set(re.findall("Not drawn: .*", html)))
     assert (tmp_path / "figures" / "small" / "curve.pdf").exists()
 
 
 def test_holes_are_loud(records: Records, tmp_path: Path) -> None:
     gone = (records.samples["arm"] == "tip") & (records.samples["bench"] == "toy-code")
-    html = write_report(replace(records, samples=records.samples[~gone]), [], tmp_path).read_text("utf-8")
+    nothing = pd.DataFrame()
+    bare = replace(records, samples=records.samples[~gone], timings=nothing, rollouts=nothing, profiles=nothing)
+    html = write_report(bare, [], tmp_path).read_text("utf-8")
     assert "⚠ INCOMPLETE: TIP, toy code: no samples." in html
     assert "<td>—</td>" in html
 
@@ -313,7 +329,7 @@ def test_the_report_opens_and_shows_hostile_text_as_text(report: Path, open_page
     assert glyphs == ["⟨U+0000⟩", "⟨U+2028⟩", "⟨U+202E⟩", "⟨U+D800⟩", "∅"]
     assert len(browser.find_elements("css selector", ".tokens .text > span")) == len(HOSTILE)
     assert browser.execute_script("return document.scripts.length") == 2
-    assert browser.execute_script("return document.images.length") == 3
+    assert browser.execute_script("return document.images.length") == len(FIGURES)
     assert "gold answer <i>7</i>" in one(browser, ".facts").text
     assert browser.execute_script("return document.querySelector('.prompt').textContent").startswith(
         "</pre></script><b>"
@@ -322,8 +338,29 @@ def test_the_report_opens_and_shows_hostile_text_as_text(report: Path, open_page
 
 def test_figures_are_decoded(report: Path, open_page: Open) -> None:
     browser = open_page(report)
+    closed = "return [...document.querySelectorAll('details.figures')].map(group => group.open)"
+    assert browser.execute_script(closed) == [True, False, False, False]
+    decode = """const done = arguments[0];
+        document.querySelectorAll('details.figures').forEach(group => { group.open = true; });
+        document.querySelectorAll('img').forEach(image => { image.loading = 'eager'; });
+        Promise.all([...document.images].map(image => image.decode())).then(() => done('all'), error => done(String(error)))"""
+    assert browser.execute_async_script(decode) == "all"
     widths = browser.execute_script("return [...document.images].map(image => image.naturalWidth)")
+    assert len(widths) == len(FIGURES)
     assert all(width > 100 for width in widths)
+
+
+def test_a_link_to_a_figure_opens_its_group(report: Path, open_page: Open) -> None:
+    browser = open_page(report)
+    link = browser.find_element("css selector", "summary a[href='#figure-entropies-kl']")
+    browser.execute_script("arguments[0].scrollIntoView()", link)
+    link.click()
+    figure = browser.find_element("css selector", "#figure-entropies-kl")
+    assert figure.is_displayed()
+    top = browser.execute_script("return arguments[0].getBoundingClientRect().top", figure)
+    assert abs(top) < 900  # scrolled to
+    wide = browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    assert wide
 
 
 def test_hovering_shows_the_numbers_of_a_token(report: Path, open_page: Open) -> None:

@@ -61,11 +61,31 @@ class Machine:
     micro_batch: int = 64  # rollouts per forward and backward pass
     engine_batch: int = 64  # rollouts decoded side by side
     checkpoint_every: int = 10  # steps
+    profile_every: int = 10  # steps between those whose tokens are counted into bins
+    token_budget: int = 0  # padded tokens per pass, of rollouts sorted by length, in place of `micro_batch`; 0 = off
+    gradient_checkpointing: bool = False  # keep each layer's input only, compute the rest again in the backward pass
+    offload_teacher: bool = False  # teachers and reference wait in the host's memory until they are asked
+    shard: bool = False  # as several processes do (FSDP2), also in one
+    patience: int = 3600  # seconds that a process waits for the others before the run ends
 
     def __post_init__(self) -> None:
-        for name in ("micro_batch", "engine_batch", "checkpoint_every"):
+        for name in ("micro_batch", "engine_batch", "checkpoint_every", "profile_every", "patience"):
             if getattr(self, name) < 1:
                 raise UserError(f"option 'machine.{name}' must be at least 1, got {getattr(self, name)}")
+        if self.token_budget < 0:
+            raise UserError(f"option 'machine.token_budget' must not be negative, got {self.token_budget}")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters on every linear map of the student's layers: they are trained, the model's weights are not."""
+
+    rank: int = 0  # 0: off, all weights are trained
+    alpha: float = 32.0  # the adapters' product is scaled by alpha / rank
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or not self.alpha > 0:
+            raise UserError("option 'lora.rank' must not be negative, and 'lora.alpha' must be positive")
 
 
 @dataclass(frozen=True)
@@ -87,7 +107,10 @@ class RunSpec:
     reference: str = ""  # third model of methods that read `ref_logprobs`; "" is the student's start
     importance_cap: float | None = None  # truncated importance weights for engine–trainer mismatch; None = off
     baseline: str = "opd"  # the method that each step's diagnostics compare the plan with
-    dtype: str = "float32"  # of weights and activations; the head's arithmetic is float32 in any case
+    # Of activations and of the weights they meet. What is trained, and the optimiser, is float32 in any case, and so is
+    # all that follows the head's product.
+    dtype: str = "float32"
+    lora: Lora = Lora()
     digests: tuple[tuple[str, str], ...] = ()
     machine: Machine = field(default=Machine(), compare=False)
 
@@ -112,6 +135,9 @@ class RunSpec:
         method(self.baseline)
         if not self.teachers:
             raise UserError("a run needs a teacher: --teacher MODEL, or --teacher DOMAIN=MODEL")
+        domains = [domain for domain, _ in self.teachers]
+        if doubled := sorted({domain for domain in domains if domains.count(domain) > 1}):
+            raise UserError(f"two teachers for {f'domain {doubled[0]!r}' if doubled[0] else 'all prompts'}: keep one")
         self.objective()
 
     def objective(self) -> Objective:
@@ -128,9 +154,15 @@ class RunSpec:
         return replace(found, importance_cap=self.importance_cap)
 
     def identity(self) -> dict[str, str]:
-        """Canonical JSON of every field that counts, plus the objective written out. `machine` does not count."""
-        counted = {f.name: canonical(getattr(self, f.name)) for f in fields(self) if f.name != "machine"}
-        return counted | {"objective": canonical(self.objective())}
+        """Canonical JSON of every field that counts, and the objective written out. Neither `machine` nor order counts.
+
+        The objective stands for the edits: in another order, or with one that changes nothing, it is the same run.
+        """
+        counted = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("machine", "edits")}
+        counted |= {"teachers": sorted(self.teachers), "digests": sorted(self.digests), "objective": self.objective()}
+        if not self.lora.rank:  # runs from before there were adapters keep their id
+            del counted["lora"]
+        return {name: canonical(value) for name, value in counted.items()}
 
     @property
     def run_id(self) -> str:

@@ -43,14 +43,15 @@ class HFEngine:
         self.version += 1
 
     def generate(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling) -> list[Sample]:
-        return [sample for part in self.stream(prompts, seeds, sampling) for sample in part]
+        return [sample for _, sample in self.stream(prompts, seeds, sampling)]
 
     def stream(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling
-    ) -> Iterator[list[Sample]]:
-        """The samples in order, a batch at a time."""
+    ) -> Iterator[tuple[int, Sample]]:
+        """(index of the prompt, sample) as they are done: here in order, a batch at a time."""
         for start in range(0, len(prompts), self.batch):
-            yield self._decode(prompts[start : start + self.batch], seeds[start : start + self.batch], sampling)
+            end = start + self.batch
+            yield from enumerate(self._decode(prompts[start:end], seeds[start:end], sampling), start)
 
     @torch.no_grad()
     def _decode(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling) -> list[Sample]:

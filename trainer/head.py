@@ -118,7 +118,7 @@ class HeadLoss(torch.autograd.Function):
         teacher: Logits | None,
         chunk: int,
     ) -> Tensor:
-        needs_teacher = "logits" in objective.loss_needs
+        needs_teacher = bool(objective.loss_needs & {"logits", "topk_logprobs"})
         grad_hidden = torch.zeros_like(hidden)
         # Accumulated in float32 over the chunks even where the weights are bfloat16.
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if weight.requires_grad else None

@@ -6,29 +6,38 @@
 
 No callback, no logger, no stateful random generator: prompts and seeds are functions of (run seed, step), so the
 weights, the optimiser and the step number are all there is to resume.
+
+Several processes (`trainer.distributed`) draw and score a share of the rollouts each, have all samples and scores in
+common, plan the whole batch alike, and run backward over their rows with the batch's denominators. Planning happens in
+host memory then, where equal numbers give equal plans.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from trainer.batches import passes, take
 from trainer.config import RunSpec
 from trainer.data import PromptSource, derive_seed
 from trainer.diagnostics import PlanDiagnostics, diagnose
 from trainer.engines import RolloutEngine
 from trainer.errors import UserError
-from trainer.head import head_loss, score_head, target_logprobs
+from trainer.head import Logits, head_loss, score_head, target_logprobs
 from trainer.methods import method
 from trainer.objective import Objective, Plan
+from trainer.policy import Policy
 from trainer.record import Clock, StepRecord, Timing, step_record
 from trainer.rollout import Rollouts, pack
 from trainer.scores import FROM_LOGITS, NonFiniteScores, Scores
 from trainer.state import TrainState
-from trainer.teachers import Teacher, TeacherScores
+from trainer.teachers import Teacher, TeacherScores, check_needs
 
 __all__ = ["MAX_SKIPPED", "Step", "TrainState", "check_needs", "train"]
 
@@ -44,15 +53,6 @@ class Step:
     rollouts: Rollouts
     scores: Scores | None
     plan: Plan | None
-
-
-def check_needs(objective: Objective, teacher: Teacher, name: str) -> None:
-    """Refuses, before anything is computed, a method that needs more than its teacher provides."""
-    if missing := objective.needs - teacher.provides:
-        raise UserError(
-            f"method '{name}' needs {', '.join(sorted(missing))} from its teacher, which provides only "
-            f"{', '.join(sorted(teacher.provides))}"
-        )
 
 
 def train(
@@ -84,34 +84,49 @@ def train(
         if "ref_logprobs" in planned.reads and reference is None:
             raise UserError(f"method '{name}' needs a reference model: name one, or use the student's start")
     reads = objective.reads | baseline.reads
+    ranks = state.policy.ranks
+    if spec.data.prompts * spec.data.samples < ranks.count:
+        raise UserError(
+            f"a step of {spec.data.prompts * spec.data.samples} rollouts cannot occupy {ranks.count} processes: start "
+            "fewer, or give a step more prompts"
+        )
     engine.sync(state.policy)
+    state.policy.release()
     domains = sorted({domain for domain, _ in spec.teachers})
     while state.step < spec.steps:
         clock = Clock()
         rollouts = _roll_out(spec, state, source, engine)
+        hands = ranks.deal(rollouts.attention.sum(1).tolist())
+        # This process's rows, on its device.
+        local = rollouts if ranks.count == 1 else take(rollouts, hands[ranks.index], state.policy.device)
         clock.lap("rollout")
-        teacher_view = teacher.score(rollouts)
-        # With a single micro-batch the planning pass and the gradient pass share one forward.
-        whole = len(rollouts.mask) <= spec.machine.micro_batch
+        teacher_view = teacher.score(local)
+        # With a single pass, planning and gradient share one forward.
+        parts = passes(local, spec.machine)
+        whole = ranks.most(len(parts)) <= 1
         with torch.set_grad_enabled(whole):
-            hidden = torch.cat([state.policy.hidden(rollouts.rows(rows)) for rows in _split(rollouts, spec)])
+            hidden = state.policy.hidden_in(local, parts)
         scores: Scores | None = None
         plan: Plan | None = None
         try:
-            extra = {}
-            if "correct" in reads and verify:
-                extra["correct"] = verify(rollouts)
+            flat = _flat_scores(reads, state.policy, local, hidden, teacher_view)
             if "ref_logprobs" in reads and reference:
-                extra["ref_logprobs"] = _reference_logprobs(rollouts, reference, state.policy.vocab)
-            scores = _scores(spec, state, reads, rollouts, hidden, teacher_view, extra, domains)
+                flat["ref_logprobs"] = _reference_logprobs(local, reference, state.policy.vocab)
+            correct = verify(local) if "correct" in reads and verify else None
+            scores = _gather_scores(spec, state, rollouts, local, hands, flat, correct, domains)
             clock.lap("score")
             plan = objective.plan(scores)
             diagnostics = diagnose(objective, plan, baseline, baseline.plan(scores), scores)
             clock.lap("plan")
-            loss, norm = _accumulate(spec, state, objective, plan, rollouts, hidden if whole else None, teacher_view)
+            mine = plan if ranks.count == 1 else _share(plan, hands[ranks.index], local)
+            logits = teacher_view.logits or teacher_view.topk
+            loss, norm = _accumulate(spec, state, objective, mine, local, hidden if whole else None, logits)
             finite = bool(torch.isfinite(torch.tensor([loss, norm])).all())
         except NonFiniteScores:
             loss, norm, finite, diagnostics = float("nan"), float("nan"), False, PlanDiagnostics.nothing()
+        for model in (state.policy, teacher, reference):
+            if isinstance(model, Releases):
+                model.release()
         rate = spec.optim.rate(state.step, spec.steps)
         if finite and diagnostics.kept_tokens > 0:
             for group in state.optimiser.param_groups:
@@ -123,6 +138,7 @@ def train(
         state.generated_tokens += int(rollouts.mask.sum())
         state.trained_tokens += int(plan.live.sum()) if plan is not None else 0
         engine.sync(state.policy)
+        state.policy.release()
         clock.lap("update")
         record = step_record(state, rollouts, scores, diagnostics, loss, norm, rate, not finite)
         yield Step(record, clock.timing(state.step), rollouts, scores, plan)
@@ -133,59 +149,93 @@ def train(
             )
 
 
+@runtime_checkable
+class Releases(Protocol):
+    """A model that leaves something gathered in memory until the step is done with it."""
+
+    def release(self) -> None: ...
+
+
+def _modules_of(engine: RolloutEngine) -> list[Policy]:
+    """The policy with whose modules an engine decodes."""
+    held = getattr(getattr(engine, "engine", engine), "policy", None)
+    return [held] if isinstance(held, Policy) else []
+
+
 def _roll_out(spec: RunSpec, state: TrainState, source: PromptSource, engine: RolloutEngine) -> Rollouts:
+    """The whole batch, in every process; each draws its share of the samples."""
     prompts = [p for p in source.batch(state.step, spec.data.prompts) for _ in range(spec.data.samples)]
     seeds = [
         derive_seed(spec.seed, "rollout", state.step, index, prompt.id, index % spec.data.samples)
         for index, prompt in enumerate(prompts)
     ]
     ids = [state.policy.render(prompt.text) for prompt in prompts]
-    samples = engine.generate(ids, seeds, spec.rollout)
-    return pack(prompts, ids, samples, seeds, state.policy.pad_id, engine.version, state.policy.device)
+    ranks = state.policy.ranks
+    mine = ranks.slice(len(ids))
+    with contextlib.ExitStack() as stack:
+        for policy in _modules_of(engine):
+            stack.enter_context(policy.whole())
+        samples = ranks.gather_samples(engine.generate(ids[mine], seeds[mine], spec.rollout))
+    device = state.policy.device if ranks.count == 1 else "cpu"
+    return pack(prompts, ids, samples, seeds, state.policy.pad_id, engine.version, device)
 
 
-def _split(rollouts: Rollouts, spec: RunSpec) -> tuple[Tensor, ...]:
-    return torch.arange(len(rollouts.mask), device=rollouts.mask.device).split(spec.machine.micro_batch)
-
-
-def _scores(
-    spec: RunSpec,
-    state: TrainState,
-    reads: frozenset[str],
-    rollouts: Rollouts,
-    hidden: Tensor,
-    teacher: TeacherScores,
-    extra: dict[str, Tensor],
-    domains: list[str],
-) -> Scores:
+def _flat_scores(
+    reads: frozenset[str], policy: Policy, rollouts: Rollouts, hidden: Tensor, teacher: TeacherScores
+) -> dict[str, Tensor]:
+    """[N] of each token quantity, for the valid tokens of this process's rows."""
     want = {"logprobs", "student_entropy"} | (reads & FROM_LOGITS)
     if teacher.logits:
         want |= {"teacher_logprobs", "teacher_entropy", "reverse_kl"}
-    flat = score_head(hidden.detach(), state.policy.head, rollouts.targets, teacher.logits, want)
+    flat = score_head(hidden.detach(), policy.head, rollouts.targets, teacher.logits, want)
     if teacher.logprobs is not None:
         flat["teacher_logprobs"] = teacher.logprobs
-    mask = rollouts.mask
-    scores = {name: torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, v) for name, v in flat.items()}
+    if teacher.entropy is not None:
+        flat["teacher_entropy"] = teacher.entropy
+    return flat
+
+
+def _gather_scores(
+    spec: RunSpec,
+    state: TrainState,
+    rollouts: Rollouts,
+    local: Rollouts,
+    hands: list[Tensor],
+    flat: dict[str, Tensor],
+    correct: Tensor | None,
+    domains: list[str],
+) -> Scores:
+    """The scores of the whole batch, from those of each process's rows."""
+    mask, device, ranks = rollouts.mask, rollouts.mask.device, state.policy.ranks
+    tokens = {}
+    for name in sorted(flat):  # in the same order everywhere
+        values = torch.zeros(local.mask.shape, device=local.mask.device).masked_scatter(local.mask, flat[name])
+        tokens[name] = ranks.gather(values, hands, mask.shape[1])
     numbers = {name: index for index, name in enumerate(domains)}
-    device = mask.device
     return Scores(
         mask,
         rollout_logprobs=rollouts.logprobs,
         completed=rollouts.completed,
+        correct=None if correct is None else ranks.gather(correct, hands),
         group=torch.arange(len(mask), device=device) // spec.data.samples,
         domain=torch.tensor([numbers.get(p.domain, 0) for p in rollouts.prompts], device=device),
         uid=rollouts.uid,
         progress=state.step / spec.steps,
-        **scores,
-        **extra,
+        **tokens,
     )
+
+
+def _share(plan: Plan, rows: Tensor, local: Rollouts) -> Plan:
+    """The part of the whole batch's plan for the rows of this process."""
+    width, device = local.mask.shape[1], local.mask.device
+    return plan.map(lambda x: x[rows][:, :width].to(device))
 
 
 def _reference_logprobs(rollouts: Rollouts, reference: Teacher, vocab: int) -> Tensor:
     view = reference.score(rollouts)
     flat = view.logprobs if view.logits is None else target_logprobs(view.logits, rollouts.targets, vocab)
     assert flat is not None
-    return torch.zeros(rollouts.mask.shape, device=rollouts.mask.device).masked_scatter(rollouts.mask, flat)
+    return flat
 
 
 def _accumulate(
@@ -195,33 +245,40 @@ def _accumulate(
     plan: Plan,
     rollouts: Rollouts,
     hidden: Tensor | None,
-    teacher: TeacherScores,
+    logits: Logits | None,
 ) -> tuple[float, float]:
-    """Backward over micro-batches of the rollouts that receive gradient. Returns (loss, gradient norm)."""
+    """Backward over the rows that receive gradient, in passes. Returns (loss, gradient norm) of the whole batch."""
+    policy, ranks = state.policy, state.policy.ranks
     mask, live = plan.mask, plan.live
     place = torch.zeros_like(mask, dtype=torch.int64)
     place[mask] = torch.arange(int(mask.sum()), device=mask.device)
     total = 0.0
-    rows = live.any(1).nonzero()[:, 0]
-    parts: Sequence[Tensor] = [torch.arange(len(mask), device=mask.device)]
-    if hidden is None:  # an empty tensor splits into one empty part
-        parts = rows.split(spec.machine.micro_batch) if len(rows) else []
+    nothing = torch.arange(0, device=mask.device)
+    if hidden is not None:
+        parts = [torch.arange(len(mask), device=mask.device)]
+    else:
+        parts = passes(rollouts, spec.machine, live.any(1).nonzero()[:, 0])
+        parts += [nothing] * (ranks.most(len(parts)) - len(parts))  # as many as the others have
     for part in parts:
-        states = hidden if hidden is not None else state.policy.hidden(rollouts.rows(part))
-        # Of the micro-batch's valid tokens, those with a coefficient: the others never reach the head.
+        states = hidden
+        if states is None:
+            states = policy.hidden(rollouts.rows(part)) if len(part) else policy.idle()
+        # Of the pass's valid tokens, those with a coefficient: the others never reach the head.
         chosen = live[part][mask[part]]
         inside = live[part]
         loss = head_loss(
             states[chosen],
-            state.policy.head,
+            policy.head,
             rollouts.responses[part][inside],
             place[part][inside],
             objective,
             plan.map(lambda x, part=part, inside=inside: x[part][inside]),  # type: ignore[misc]
-            teacher.logits,
+            logits,
         )
         if loss.requires_grad:
             loss.backward()
         total += loss.item()
-    norm = torch.nn.utils.clip_grad_norm_(state.policy.model.parameters(), spec.optim.clip_norm)
-    return total, float(norm)
+    policy.release()
+    trained = [p for p in policy.model.parameters() if p.requires_grad]
+    norm = torch.nn.utils.clip_grad_norm_(trained, spec.optim.clip_norm)
+    return ranks.total(total), float(norm.full_tensor() if isinstance(norm, DTensor) else norm)

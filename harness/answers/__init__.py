@@ -7,16 +7,20 @@ package is cheap.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import math
+import queue
+import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from harness.answers import paper, strict
-from harness.answers.extract import last_box, released_box
+from harness.answers.extract import answer_box, released_box
 from harness.answers.memo import Key, Memo
 from harness.answers.strict import Outcome
 from harness.answers.workers import Pool, Reply, shared_pool
@@ -34,7 +38,7 @@ def _installed(package: str) -> str:
 
 #: What a stored verdict depends on besides bench, gold and prediction.
 CHECKER_VERSIONS: Final = {
-    "strict": f"strict-1/mpmath-{_installed('mpmath')}",
+    "strict": f"strict-2/mpmath-{_installed('mpmath')}",
     "paper": "/".join(
         ["paper-1", *(f"{name}-{_installed(name)}" for name in ("math-verify", "latex2sympy2_extended", "sympy"))]
     ),
@@ -43,6 +47,14 @@ CHECKER_VERSIONS: Final = {
 TIME_LIMITS: Final = {"strict": 5.0, "paper": 8.0}
 _ANSWER_SECONDS: Final = 9.5  # what ``grade`` may take altogether
 _SAVE_EVERY: Final = 500
+_COLLECTED: Final = 256  # questions read before they are handed over, ordered by gold
+_PORTION: Final = 16  # questions a process takes at a time
+_WITHOUT: Final = {
+    "none": "no box",
+    "unclosed": "unclosed box",
+    "empty": "empty box",
+    "thinking": "unfinished thought",
+}
 
 
 @dataclass(frozen=True)
@@ -64,29 +76,43 @@ class Graded:
 
 
 @dataclass(frozen=True)
+class _Box:
+    """What one checker takes from a response: the text it judges, or why there is none."""
+
+    text: str | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class _Question:
-    """One response read up to the point where gold and prediction have to be compared, or already decided."""
+    """One gold and one box up to the point where they have to be compared, or already decided."""
 
     checker: str
     bench: str
     gold: str
-    prediction: str | None
-    note: str
+    box: _Box
     decided: Outcome | None = None
 
     @property
     def key(self) -> Key:
         # the released checker knows no benchmarks
-        return (
-            CHECKER_VERSIONS[self.checker],
-            "" if self.checker == "paper" else self.bench,
-            self.gold,
-            self.prediction or "",
-        )
+        bench = "" if self.checker == "paper" else self.bench
+        return CHECKER_VERSIONS[self.checker], bench, self.gold, self.box.text or ""
+
+    @property
+    def task(self) -> tuple[dict[str, Any], float]:
+        """What a judging process is asked, and its limit in seconds."""
+        task = {"checker": self.checker, "gold": self.gold, "prediction": self.box.text, "bench": self.bench}
+        return task, TIME_LIMITS[self.checker]
 
     def verdict(self, outcome: Outcome) -> Verdict:
-        reason = f"{outcome.reason} ({self.note})" if self.note else outcome.reason
-        return Verdict(outcome.equal, self.prediction, reason, outcome.parsed)
+        reason = (
+            f"{outcome.reason} ({self.box.note})" if self.box.note and self.box.text is not None else outcome.reason
+        )
+        parsed = outcome.parsed
+        if self.checker == "paper" and self.box.text is not None:
+            parsed = paper.answer_class(self.gold if outcome.equal else self.box.text)
+        return Verdict(outcome.equal, self.box.text, reason, parsed)
 
 
 _memo = Memo()
@@ -99,11 +125,13 @@ def grade(response: str, gold: str, checker: str = "strict", bench: str = "miner
     unknown checker, or where math-verify is not installed.
     """
     started = time.monotonic()
-    question = _question(str(response), str(gold), checker, bench)
+    if checker not in _BOXES:
+        raise UserError(f"unknown checker {checker!r}: choose strict or paper")
+    question = _question(checker, bench, str(gold), _BOXES[checker](str(response)))
     outcome = question.decided or _memo.get(question.key)
     if outcome is None:
         left = _ANSWER_SECONDS - (time.monotonic() - started)
-        reply = _ask(shared_pool(), question, left)
+        reply = shared_pool().run(*question.task, within=left)
         outcome = _outcome(reply)
         if reply.outcome in ("equal", "different"):
             _memo.put(question.key, outcome)
@@ -121,79 +149,144 @@ def grade_many(
     ``workers`` processes at most (default: one per core, four at most); ``progress(done, total)`` counts distinct open
     questions; ``memo`` is a file that keeps verdicts between runs.
     """
-    asked = [
-        tuple(_question(str(response), str(gold), checker, bench) for checker in ("strict", "paper"))
-        for response, gold, bench in items
-    ]
     found = Memo(Path(memo)) if memo is not None else _memo
+    questions: dict[tuple[str, str, str, _Box], _Question] = {}
     outcomes: dict[Key, Outcome] = {}
-    waiting: dict[Key, _Question] = {}
-    for question in (question for both in asked for question in both):
-        if question.decided is None and question.key not in outcomes:
-            known = found.get(question.key)
-            if known is not None:
-                outcomes[question.key] = known
-            else:
-                waiting[question.key] = question
-    if waiting:
-        outcomes.update(_settle(waiting, found, workers, progress))
-    verdicts = [[question.verdict(question.decided or outcomes[question.key]) for question in both] for both in asked]
-    return [Graded(strict=first, paper=second) for first, second in verdicts]
-
-
-def _settle(
-    waiting: dict[Key, _Question], found: Memo, workers: int | None, progress: Callable[[int, int], None] | None
-) -> dict[Key, Outcome]:
-    """Asks every open question once, several at a time."""
-    pool = shared_pool()
-    if workers is not None:
-        pool.grow(workers)
-    outcomes: dict[Key, Outcome] = {}
+    asked: list[list[_Question]] = []
+    asking = _Asking(workers)
     try:
-        with ThreadPoolExecutor(workers or pool.size) as threads:
-            futures = {threads.submit(_ask, pool, question): key for key, question in waiting.items()}
-            try:
-                for done, future in enumerate(as_completed(futures), 1):
-                    key, reply = futures[future], future.result()
-                    outcomes[key] = _outcome(reply)
-                    if reply.outcome in ("equal", "different"):
-                        found.put(key, outcomes[key])
-                    if done % _SAVE_EVERY == 0:
-                        found.save()
-                    if progress is not None:
-                        progress(done, len(waiting))
-            except BaseException:
-                threads.shutdown(wait=False, cancel_futures=True)
-                raise
+        for response, gold, bench in items:
+            both = []
+            for checker, box_of in _BOXES.items():
+                read = (checker, bench, str(gold), box_of(str(response)))
+                question = questions.get(read)
+                if question is None:
+                    question = questions[read] = _question(*read)
+                    if question.decided is None and question.key not in outcomes:
+                        known = found.get(question.key)
+                        if known is not None:
+                            outcomes[question.key] = known
+                        else:
+                            asking.ask(question)
+                both.append(question)
+            asked.append(both)
+        for done, (question, reply) in enumerate(asking.replies(), 1):
+            outcomes[question.key] = _outcome(reply)
+            if reply.outcome in ("equal", "different"):
+                found.put(question.key, outcomes[question.key])
+            if done % _SAVE_EVERY == 0:
+                found.save()
+            if progress is not None:
+                progress(done, asking.total)
     finally:
+        asking.stop()
         found.save()
-    return outcomes
-
-
-def _question(response: str, gold: str, checker: str, bench: str) -> _Question:
-    if checker == "strict":
-        box = last_box(response)
-        note = "last of several boxes" if box.note == "multiple" else ""
-        if box.text is None:
-            reason = {"none": "no box", "unclosed": "unclosed box", "empty": "empty box"}[box.note]
-            return _Question(checker, bench, gold, None, "", Outcome(False, reason))
-        return _Question(checker, bench, gold, box.text, note, strict.quick(gold, box.text, bench))
-    if checker == "paper":
-        released = released_box(response)
-        if released is None:
-            return _Question(checker, bench, gold, None, "", Outcome(False, "no box"))
-        return _Question(checker, bench, gold, released, "", paper.quick(gold, released))
-    raise UserError(f"unknown checker {checker!r}: choose strict or paper")
-
-
-def _ask(pool: Pool, question: _Question, within: float | None = None) -> Reply:
-    task = {
-        "checker": question.checker,
-        "gold": question.gold,
-        "prediction": question.prediction,
-        "bench": question.bench,
+    verdicts = {
+        id(question): question.verdict(question.decided or outcomes[question.key]) for question in questions.values()
     }
-    return pool.run(task, TIME_LIMITS[question.checker], within)
+    return [Graded(*(verdicts[id(question)] for question in both)) for both in asked]
+
+
+class _Asking:
+    """Open questions on their way through the judging processes, each asked once; these start with the first."""
+
+    def __init__(self, workers: int | None) -> None:
+        self.workers = workers
+        self._known: set[Key] = set()
+        self._number = itertools.count()  # so that portions of equal rank need not be compared
+        self._collected: list[_Question] = []
+        self._todo: queue.PriorityQueue[tuple[float, int, list[_Question]]] = queue.PriorityQueue()
+        self._done: queue.SimpleQueue[tuple[_Question, Reply] | BaseException] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._stopped = threading.Event()
+
+    @property
+    def total(self) -> int:
+        return len(self._known)
+
+    def ask(self, question: _Question) -> None:
+        if question.key in self._known:
+            return
+        self._known.add(question.key)
+        self._collected.append(question)
+        if not self._threads:
+            self._start()
+        if len(self._collected) >= _COLLECTED:
+            self._hand_over()
+
+    def replies(self) -> Iterator[tuple[_Question, Reply]]:
+        """Every question with its reply, as they come; to be called when all have been asked."""
+        self._hand_over()
+        self._end(math.inf)
+        for _ in range(self.total):
+            answered = self._done.get()
+            if isinstance(answered, BaseException):
+                raise answered
+            yield answered
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._end(-math.inf)
+
+    def _end(self, when: float) -> None:
+        for _ in self._threads:
+            self._todo.put((when, next(self._number), []))
+
+    def _start(self) -> None:
+        pool = shared_pool()
+        if self.workers is not None:
+            pool.grow(self.workers)
+        self._threads = [
+            threading.Thread(target=self._work, args=(pool,), daemon=True) for _ in range(self.workers or pool.size)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _hand_over(self) -> None:
+        """Questions in portions, those of one gold together; long golds go first, as they take the longest."""
+        ordered = sorted(self._collected, key=lambda question: (-len(question.gold), question.gold, question.checker))
+        self._collected = []
+        for start in range(0, len(ordered), _PORTION):
+            portion = ordered[start : start + _PORTION]
+            self._todo.put((-len(portion[0].gold), next(self._number), portion))
+
+    def _work(self, pool: Pool) -> None:
+        try:
+            pool.start()
+            while (portion := self._todo.get()[2]) and not self._stopped.is_set():
+                replies = pool.run_all([question.task for question in portion])
+                with contextlib.closing(replies):
+                    for question, reply in zip(portion, replies, strict=True):
+                        self._done.put((question, reply))
+                        if self._stopped.is_set():
+                            return
+        except BaseException as problem:
+            self._done.put(problem)
+
+
+def _strict_box(response: str) -> _Box:
+    box = answer_box(response)
+    if box.text is None:
+        return _Box(None, _WITHOUT[box.note])
+    return _Box(box.text, "last of several boxes" if box.note == "multiple" else "")
+
+
+def _paper_box(response: str) -> _Box:
+    text = released_box(response)
+    return _Box(None, "no box") if text is None else _Box(text)
+
+
+_BOXES: Final[dict[str, Callable[[str], _Box]]] = {"strict": _strict_box, "paper": _paper_box}
+
+
+def _question(checker: str, bench: str, gold: str, box: _Box) -> _Question:
+    if box.text is None:
+        decided: Outcome | None = Outcome(False, box.note)
+    elif checker == "strict":
+        decided = strict.quick(gold, box.text, bench)
+    else:
+        decided = paper.quick(gold, box.text)
+    return _Question(checker, bench, gold, box, decided)
 
 
 def _outcome(reply: Reply) -> Outcome:

@@ -7,6 +7,7 @@ sign of a power asks for them, and of either sign where an absolute value is wri
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, Final
 
@@ -19,16 +20,16 @@ _POINTS: Final = 12
 _NEEDED: Final = 3  # agreeing points for two expressions with unknowns
 
 
-def points(names: frozenset[str], left: Node, right: Node) -> list[Point]:
+def points(names: frozenset[str], left: Node, right: Node) -> Iterator[Point]:
     """Where to compare ``left`` with ``right``: the same values for the same names, in every process."""
     heads = {part.head + part.name for side in (left, right) for part in side.walk() if part.head == "call"}
     if heads & {"callfloor", "callceil"} or any(_alternates(part) for side in (left, right) for part in side.walk()):
-        return [_integers(names, trial) for trial in range(4 * _POINTS)]
+        yield from (_integers(names, trial) for trial in range(4 * _POINTS))
+        return
     ranges = [("1/10", "9/10"), ("11/10", "3")] * (_POINTS // 2)
-    drawn = [_reals(names, trial, low, high) for trial, (low, high) in enumerate(ranges)]
+    yield from (_reals(names, trial, low, high) for trial, (low, high) in enumerate(ranges))
     if "callabs" in heads:
-        drawn += [_reals(names, trial, "-2", "2") for trial in range(_POINTS)]
-    return drawn
+        yield from (_reals(names, trial, "-2", "2") for trial in range(_POINTS))
 
 
 def _alternates(part: Node) -> bool:
@@ -62,20 +63,18 @@ def _integers(names: frozenset[str], trial: int) -> Point:
     return {name: mpmath.floor(1 + 40 * fraction_of(f"{name} {trial}")) for name in names}
 
 
-def pairs(left: Node, right: Node, decimal_log: bool = False) -> list[tuple[Any, Any]]:
-    """Values of both sides at every point where both have one that counts.
+def pairs(left: Node, right: Node, decimal_log: bool = False) -> Iterator[tuple[Any, Any, bool]]:
+    """Values of both sides at every point where both have one, and whether the two are sure to count.
 
     Without an imaginary unit in sight, points count where both sides are real; where those are few, all of them do.
     """
     names = symbols(left) | symbols(right)
-    found = []
-    for point in points(names, left, right) if names else [{}]:
-        values = stable_value(left, point, decimal_log), stable_value(right, point, decimal_log)
-        if values[0] is not None and values[1] is not None:
-            found.append(values)
     imaginary = any(part.head == "sym" and part.name == "i" for side in (left, right) for part in side.walk())
-    real = [both for both in found if mpmath.im(both[0]) == 0 and mpmath.im(both[1]) == 0]
-    return real if len(real) >= _NEEDED and not imaginary else found
+    for point in points(names, left, right) if names else [{}]:
+        one = stable_value(left, point, decimal_log)
+        other = None if one is None else stable_value(right, point, decimal_log)
+        if one is not None and other is not None:
+            yield one, other, imaginary or (mpmath.im(one) == 0 and mpmath.im(other) == 0)
 
 
 def equal(left: Node, right: Node) -> bool:
@@ -84,20 +83,39 @@ def equal(left: Node, right: Node) -> bool:
         return True
     readings = (False, True) if any(part.name == "log" for side in (left, right) for part in side.walk()) else (False,)
     needed = _NEEDED if symbols(left) | symbols(right) else 1
-    for decimal_log in readings:
-        values = pairs(left, right, decimal_log)
-        if len(values) >= needed and all(close(one, other) for one, other in values):
-            return True
-    return False
+    return any(_agree(pairs(left, right, decimal_log), needed) for decimal_log in readings)
+
+
+def _agree(found: Iterator[tuple[Any, Any, bool]], needed: int) -> bool:
+    """Whether both values are the same wherever they count, in ``needed`` places at least; ends where two differ."""
+    sure, others = 0, []
+    for one, other, counts in found:
+        if not counts:
+            others.append(close(one, other))
+        elif close(one, other):
+            sure += 1
+        else:
+            return False
+    return sure >= _NEEDED or (sure + len(others) >= needed and all(others))
 
 
 def ratio(left: Node, right: Node) -> Any:
     """The constant r with right = r·left wherever they are compared; None where there is none, or it is 0."""
-    values = [(one, other) for one, other in pairs(left, right) if one != 0 or other != 0]
-    if len(values) < _NEEDED or any(one == 0 or other == 0 for one, other in values):
+    sure: list[Any] = []
+    others: list[Any] = []
+    for one, other, counts in pairs(left, right):
+        if one == 0 and other == 0:
+            continue
+        factor = None if one == 0 or other == 0 else other / one
+        if counts and (factor is None or (sure and not close(factor, sure[0]))):
+            return None
+        (sure if counts else others).append(factor)
+    if len(sure) >= _NEEDED:
+        return sure[0]
+    factors = sure + others
+    if len(factors) < _NEEDED or None in factors or not all(close(factor, factors[0]) for factor in factors):
         return None
-    first = values[0][1] / values[0][0]
-    return first if all(close(other / one, first) for one, other in values) else None
+    return factors[0]
 
 
 def first_point(names: frozenset[str]) -> Point:

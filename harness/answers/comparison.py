@@ -2,6 +2,7 @@ r"""Structure against structure: what counts as the same list, tuple, interval, 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
@@ -67,6 +68,7 @@ def _judge(entry: Gold, prediction: str, policy: Policy) -> Outcome:
     return Outcome(False, reason, parsed)
 
 
+@functools.lru_cache(maxsize=1024)
 def _gold_form(gold: str, names: tuple[str, ...]) -> Form:
     """A gold that is a plain number becomes one literal, which keeps its figures and its unit."""
     text = clean(gold)
@@ -265,7 +267,7 @@ def _same_bracket(gold: Bracket, said: Form, rules: Rules) -> bool:
 
 
 def _same_matrix(gold: Matrix, said: Form, rules: Rules) -> bool:
-    if isinstance(said, Bracket) and (said.opener, said.closer) == ("(", ")"):  # a column vector written as a tuple
+    if isinstance(said, Bracket) and said.opener + said.closer in ("()", "(\\rangle"):  # a column vector as a tuple
         return all(len(row) == 1 for row in gold.rows) and _in_order(
             [Value(row[0]) for row in gold.rows], said.items, rules
         )

@@ -1,7 +1,7 @@
 r"""Finding the answer in a response: the content of its last box.
 
-``last_box`` serves the strict checker and says what it found; ``released_box`` repeats the released FiRe-OPD
-script, defects included.
+``answer_box`` serves the strict checker and says what it found; ``released_box`` repeats the released FiRe-OPD
+script, defects included: it reads a thought like anything else.
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ RELEASED_CUT: Final = 300  # characters the released script keeps of a box
 _LOOK_BACK: Final = 16  # boxes looked at from the end; deeper nesting is not an answer
 _OPENER: Final = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _TOKEN: Final = re.compile(r"\\(?P<box>boxed|fbox)(?![A-Za-z])\s*(?P<brace>\{)?|\\.|[{}]", re.DOTALL)
+_PLAIN_BOX: Final = re.compile(
+    r"\\boxed\{\s*([^{}\\\s](?:[^{}\\]{0,300}[^{}\\\s])?)\s*\}"
+)  # the usual one, read faster
 _BARE: Final = re.compile(  # what follows "\boxed" without a brace: a LaTeX command with its groups, or one word
     r"(-?\s*\\[A-Za-z]+(?:\s*\{[^{}]*\})*|[^\s$\\{}]+)"
 )
 
-Note = Literal["one", "multiple", "none", "unclosed", "empty"]
+_THOUGHT: Final = ("<think>", "</think>")
+
+Note = Literal["one", "multiple", "none", "unclosed", "empty", "thinking"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +34,29 @@ class Extraction:
     note: Note
 
 
+def answer_box(response: str) -> Extraction:
+    """The last box of the answer proper, for the strict checker.
+
+    What a model thinks is no answer: only the text after the last ``</think>`` is read, so a box that stands in the
+    thought alone counts as none. A ``<think>`` that is never closed is a thought cut off, whatever boxes it holds.
+    """
+    opener, closer = _THOUGHT
+    end = response.rfind(closer)
+    if response.rfind(opener) > end:
+        return Extraction(None, "thinking")
+    return last_box(response if end < 0 else response[end + len(closer) :])
+
+
 def last_box(response: str) -> Extraction:
     r"""The last outermost balanced box: ``\boxed{..}``, ``\boxed {..}``, ``\boxed 5`` or ``\fbox{..}``.
 
     Boxes nested in it are taken off. A box that is opened after the last closed one and never closed is a truncated
     answer: none is taken then. Linear in the length of the response, whatever it holds.
     """
+    start = response.rfind("\\boxed")
+    plain = _PLAIN_BOX.match(response, start) if start >= 0 else None
+    if plain and response.find("\\boxed") == start and "\\fbox" not in response:
+        return Extraction(plain[1], "one")
     start = len(response)
     for _ in range(_LOOK_BACK):
         earlier = max(response.rfind("\\boxed", 0, start), response.rfind("\\fbox", 0, start))

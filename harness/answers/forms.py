@@ -14,6 +14,7 @@ from typing import Final
 from harness.answers.nodes import Node
 from harness.answers.syntax import parse_expression
 from harness.answers.tokens import Token, Unreadable, matching, split, tokenize
+from harness.answers.units import SCALES
 
 MAX_ITEMS: Final = 100
 
@@ -106,10 +107,14 @@ _BASES: Final = {
 }
 _BASED: Final = re.compile(
     r"\(?\s*(?:\\(?:text|mathrm)\s*\{)?([0-9A-Fa-f]+)\}?\s*\)?\s*_\s*"
-    rf"(?:\{{\s*(\d{{1,2}}|{'|'.join(_BASES)})\s*\}}|(\d{{1,2}})|\{{?\s*\\text\s*\{{\s*(\d{{1,2}}|{'|'.join(_BASES)})\s*\}}\s*\}}?)"
+    rf"(?:\{{\s*\(?(\d{{1,2}}|{'|'.join(_BASES)})\)?\s*\}}|(\d{{1,2}})|\{{?\s*\\text\s*\{{\s*(\d{{1,2}}|{'|'.join(_BASES)})\s*\}}\s*\}}?)"
+)
+_IN_WORDS: Final = re.compile(
+    rf"([0-9A-Fa-f]+)\s*\\text\s*\{{\s*,?\s*\(?\s*(?:in )?base[ -](\d{{1,2}}|{'|'.join(_BASES)})\s*\)?\s*\}}"
 )
 # What follows these words qualifies an answer that is already complete.
 _QUALIFIERS: Final = ("for all", "for any", "for every", "where ", "since", "because")
+_ARROWS: Final = {("cmd", arrow) for arrow in ("\\Rightarrow", "\\implies", "\\Longrightarrow")}
 _BRACKETS: Final = frozenset(("(", "[", "{", "\\{", "\\langle"))
 _LIST: Final = {("sep", ","), ("sep", ";"), ("sep", "and")}
 _RELATIONS: Final = {("rel", sign) for sign in ("=", "~", "<", ">", "<=", ">=", "!=", "in")}
@@ -118,8 +123,9 @@ _RELATIONS: Final = {("rel", sign) for sign in ("=", "~", "<", ">", "<=", ">=", 
 def parse_answer(text: str, names: tuple[str, ...] = ()) -> Form:
     """The form of ``text`` (as ``notation.clean`` leaves it); raises ``Unreadable`` where it is none of them."""
     based = _BASED.fullmatch(text.strip().rstrip("."))
+    based = based or _IN_WORDS.fullmatch(text.strip().rstrip("."))
     if based and (any(char.isdigit() for char in based[1])):
-        written = based[2] or based[3] or based[4]
+        written = next(group for group in based.groups()[1:] if group)
         base = _BASES.get(written) or int(written)
         if 2 <= base <= 36 and all(int(char, 36) < base for char in based[1]):
             return Based(based[1].lower().lstrip("0") or "0", base)
@@ -138,9 +144,10 @@ def _without_full_stop(tokens: list[Token]) -> list[Token]:
 def _listing(tokens: list[Token]) -> Form:
     if tokens[0].kind == "text" and len(tokens) > 1 and tokens[0].text.rstrip().endswith((":", "is", "are", "=")):
         tokens = tokens[1:]
+    tokens = split(tokens, _ARROWS)[-1] or tokens  # an argument ends in its conclusion
     for index, token in enumerate(tokens):
-        if index and token.kind == "text" and (token.text.strip().lower() + " ").startswith(_QUALIFIERS):
-            tokens = tokens[:index]
+        if index and (token == Token("cmd", "\\forall") or _is_qualifier(token)):
+            tokens = _without_full_stop(tokens[:index])
             break
     parts = [part for part in split(tokens, _LIST) if part]
     if len(parts) > MAX_ITEMS:
@@ -152,6 +159,10 @@ def _listing(tokens: list[Token]) -> Form:
     items = [_item(part) for part in parts]
     answers = [item for item in items if not _is_domain(item)]
     return answers[0] if len(answers) == 1 and len(items) > 1 else Listing(_flat(answers or items))
+
+
+def _is_qualifier(token: Token) -> bool:
+    return token.kind == "text" and (token.text.strip().lower() + " ").startswith(_QUALIFIERS)
 
 
 def _is_domain(item: Form) -> bool:
@@ -205,6 +216,9 @@ def _set_or_single(tokens: list[Token]) -> Form:
 def _single(tokens: list[Token]) -> Form:
     if [token.text for token in tokens] == ["..."]:
         return Dots()
+    bracketed_matrix = tokens[0].text in ("(", "[") and matching(tokens, 0) == len(tokens) - 1
+    if bracketed_matrix and len(tokens) > 2 and tokens[1].text in ("\\begin array", "\\begin matrix"):
+        tokens = tokens[1:-1]
     for index, token in enumerate(tokens):
         if token.text.startswith("\\begin "):
             return _environment(tokens, index)
@@ -252,6 +266,8 @@ def _environment(tokens: list[Token], start: int) -> Form:
         raise Unreadable(f"environment {kind}")
     entries = [tuple(parse_expression(cell) for cell in split(row, {("op", "&")})) for row in rows]
     if before:
+        if before[-1] in (Token("op", "-"), Token("op", "+")):
+            before = [*before, Token("num", "1")]
         factor = parse_expression(before)
         entries = [tuple(Node("mul", (factor, cell)) for cell in row) for row in entries]
     return Matrix(tuple(entries))
@@ -290,6 +306,8 @@ def _unit(tokens: list[Token]) -> tuple[str | None, list[Token]]:
             break
         names[:0] = [tokens[-power[0] - 1].text, power[1]]
         tokens = tokens[: -power[0] - 1]
+    if SCALES.intersection(re.findall(r"[a-z]+", " ".join(names).lower())):
+        raise Unreadable("a scale behind an expression")
     while names and tokens[-1:] and tokens[-1] in (Token("op", "/"), Token("op", "*")) and len(tokens) > 1:
         tokens = tokens[:-1]
     return (" ".join(names) or None), tokens

@@ -1,7 +1,8 @@
 """One judging process: reads tasks from standard input, one JSON object a line, and answers each with one line.
 
 It ends when its standard input closes, which is how it notices that its parent is gone, and it never outlives its
-processor time: the kernel ends it even inside a single endless instruction. Started by ``workers.Pool`` only.
+processor time: the kernel ends it even inside a single endless instruction. One that has grown large says so and
+leaves. Started by ``workers.Pool`` only.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ except ImportError:  # not a POSIX system: time is bounded by the parent alone, 
     resource = None  # type: ignore[assignment]
 
 MAX_TEXT = 500  # characters of an answer class that travel back
+RETIRES_AT = 0.5  # of the memory limit: what one answer has left behind must not be the undoing of the next
 
 
 def main() -> None:
@@ -38,12 +40,16 @@ def main() -> None:
     except ImportError as problem:
         _say(reply, {"ready": False, "problem": str(problem)})
         return
-    _limit_memory(int(sys.argv[1]))
+    limit = int(sys.argv[1])
+    _limit_memory(limit)
     _say(reply, {"ready": True})
-    while True:
+    leaving = False
+    while not leaving:
         task = json.loads(tasks.get())
         _limit_time(task["limit"])
-        _say(reply, answer(task))
+        found = answer(task)
+        leaving = _has_grown(limit)
+        _say(reply, {**found, "leaving": leaving})
 
 
 def _listen(tasks: queue.SimpleQueue[str]) -> None:
@@ -62,6 +68,13 @@ def _warm_up() -> None:
 def _limit_memory(mebibytes: int) -> None:
     if resource is not None and mebibytes:
         resource.setrlimit(resource.RLIMIT_AS, (mebibytes << 20, mebibytes << 20))
+
+
+def _has_grown(mebibytes: int) -> bool:
+    if resource is None or not mebibytes:
+        return False
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10) > RETIRES_AT * mebibytes
 
 
 def _limit_time(seconds: float) -> None:

@@ -5,6 +5,7 @@ Only dress is removed. Nothing here changes a value: units, letters and signs st
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from typing import Final
@@ -115,6 +116,12 @@ _SPACES: Final = re.compile(
     r"(?<!\\)\\(?:[,;:! ]|(?:quad|qquad|thinspace|displaystyle|textstyle|limits|nolimits|break|noindent)(?![A-Za-z]))"
     r"|\\hspace\*?\{[^{}]*\}|\\phantom\{[^{}]*\}|~|(?<!\\)\\[\[\]()]|(?<!\\)\$"
 )
+_FLAT_E: Final = re.compile(r"(?<=[\d.])\s*\\(?:text|mathrm|rm)\s*\{\s*[eE]\s*\}\s*(?=[+-]?\d)")
+_DECORATION: Final = re.compile(
+    r"\\(?:text)?color\s*\{[A-Za-z!\d]*\}"
+    r"|\\(?:large|Large|LARGE|huge|Huge|small|normalsize|scriptstyle|checkmark|blacksquare|therefore)(?![A-Za-z])"
+    r"|^\s*\*\*(?=.*\*\*\s*$)|(?<=.)\*\*\s*$"
+)
 _SIZES: Final = re.compile(r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])\s*\.?")
 _SAME: Final = re.compile(r"\\(?:dfrac|tfrac|cfrac|lbrace|rbrace|colon|dbinom|tbinom|bf|rm|it)(?![A-Za-z])")
 _SAME_AS: Final = {
@@ -127,6 +134,7 @@ _SAME_AS: Final = {
 }
 
 
+@functools.lru_cache(maxsize=8192)
 def clean(text: str) -> str:
     r"""``text`` as plain LaTeX: no dollar delimiters, ``\left``/``\right``, spacing or synonyms of ``\frac``.
 
@@ -135,6 +143,7 @@ def clean(text: str) -> str:
     """
     text = ascii_math(text)
     text = _THOUSANDS.sub("", text)
+    text = _FLAT_E.sub("e", _DECORATION.sub(" ", text))
     text = _ANGSTROM.sub(r"\\AA ", text)
     text = _SIZES.sub(" ", text)
     text = _SPACES.sub(" ", text)

@@ -6,6 +6,7 @@ Everything is a ``Fraction``; digits and exponents are bounded, so ``9^9^9^9`` o
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -58,6 +59,7 @@ class Number:
     unit: str | None = None
 
 
+@functools.lru_cache(maxsize=8192)
 def parse_number(text: str, bare_units: bool = False) -> Number | None:
     """The number that ``text`` (as ``notation.clean`` leaves it) consists of, or None where it is anything else.
 

@@ -165,7 +165,8 @@ def words(text: str) -> str:
     """``text`` as bare words, for answers that are no mathematics: no dress, brackets, case or final stop."""
     plain = _WORD_DRESS.sub(" ", ascii_math(text))
     plain = re.sub(r"\\[,;:! ]|[{}$\"'`*]", " ", plain)
-    return " ".join(plain.split()).strip(" .,;:").casefold()
+    plain = " ".join(plain.split()).strip(" .,;:").casefold()
+    return re.sub(r"^(?:(?:the )?(?:final )?answer(?: is|:) )?(?:an? |the )?(?=[a-z]{2})", "", plain)
 
 
 _CHOICE: Final = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{\s*\(([A-Z])\)\s*\}")

@@ -22,6 +22,7 @@ _ACCENTS: Final = {
 }
 _DOTS: Final = {"\\dot": "'", "\\ddot": "''", "\\dddot": "'''"}
 _INVERSES: Final = {name: "arc" + name for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")}
+_INFIX: Final = ("\\over", "\\choose")  # of a whole group: {n \\over 2}
 _GROUPS: Final = {"\\lfloor": "floor", "\\lceil": "ceil"}
 
 
@@ -39,6 +40,11 @@ def parse_expression(tokens: list[Token], upper: bool = True) -> Node:
 
     Raises ``Unreadable`` for anything that is not one expression.
     """
+    for sign in _INFIX:
+        halves = split(tokens, {("cmd", sign)})
+        if len(halves) == 2:
+            parts = tuple(parse_expression(half, upper) for half in halves)
+            return Node("div", parts) if sign == "\\over" else Node("call", parts, "binom")
     reader = _Reader(tokens, upper)
     node = reader.expression()
     if reader.at != len(reader.tokens):
@@ -167,6 +173,8 @@ class _Reader:
 
     def group(self) -> Node:
         """A bracketed expression; floor and ceiling brackets are kept as functions."""
+        if self.peek().text == "{":
+            return self.part(self.argument())
         opener = self.next()
         if opener.text in ("\\{", "\\langle"):
             raise Unreadable("a set inside an expression")

@@ -112,6 +112,7 @@ _LEXER: Final = re.compile(
     re.DOTALL,
 )
 _THOUSANDS: Final = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!\d|,\d)")
+_COUNTED_TEXT: Final = re.compile(r"([+-]?\d[\d,]*(?:\.\d+)?)\s+([A-Za-z][A-Za-z .]*)")
 _NUMERIC_TEXT: Final = re.compile(r"[\d\s.,+\-/=()]*\d[\d\s.,+\-/=()]*")
 
 
@@ -230,10 +231,15 @@ def _text_tokens(inner: str, after: list[Token]) -> list[Token]:
         return []
     if _NUMERIC_TEXT.fullmatch(inner):
         return tokenize(inner)
+    counted = _COUNTED_TEXT.fullmatch(inner)
+    if counted:
+        return [*tokenize(counted[1]), Token("text", counted[2])]
     if word.strip(", ") in JOINERS:
         return [Token("sep", "and")]
     if inner in FUNCTIONS or inner in _FUNCTION_SYNONYMS:
         return [Token("fn", _FUNCTION_SYNONYMS.get(inner, inner))]
+    if inner in ("e", "i"):  # Euler's number and the imaginary unit, which no number has for a unit
+        return [Token("sym", inner)]
     if len(inner) == 1 and inner.isalpha() and not (after and after[0].kind in ("num", "close")):
         return [Token("sym", inner)]
     if word in ("°", "^\\circ", "degree", "degrees", "deg"):

@@ -54,6 +54,8 @@ _MULTIPLIERS: Final = {
     "billion": 10**9,
     "trillion": 10**12,
 }
+#: Words behind a number that make another number of it, which no list of units may swallow.
+SCALES: Final = frozenset((*_MULTIPLIERS, "dozen", "score"))
 # Words in a text group that change the meaning of the number before it: not units.
 _JOINING: Final = "and or to if not times over by through between either neither where when mod dozen for"
 _NOT_UNITS: Final = frozenset(_JOINING.split())

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -23,6 +24,9 @@ from typing import Any, Final, Literal
 from harness.errors import UserError
 
 MEMORY_MIB: Final = 1024
+# Tasks sent ahead of their replies. Bounded in bytes, so that writing never waits for a process that hangs.
+WINDOW: Final = 16_384
+WINDOW_TASKS: Final = 32
 START_SECONDS: Final = 120.0  # imports on a cold, busy machine
 _ROOT: Final = str(Path(__file__).resolve().parents[2])
 # The working directory must not shadow a library, so it gives up its place on the path to this package's parent.
@@ -36,6 +40,18 @@ class Reply:
     outcome: Literal["equal", "different", "timeout", "error"]
     reason: str
     parsed: str | None = None
+
+
+def _line(task: dict[str, Any], limit: float) -> bytes:
+    return json.dumps({**task, "limit": limit}).encode("ascii") + b"\n"
+
+
+def _fits(lines: Sequence[bytes]) -> bool:
+    """Whether the last of ``lines`` may follow the others before the first is answered."""
+    return len(lines) == 1 or (len(lines) <= WINDOW_TASKS and sum(map(len, lines)) <= WINDOW)
+
+
+_DIED: Final = Reply("error", "error: the judging process died")
 
 
 class _Worker:
@@ -52,6 +68,8 @@ class _Worker:
         )
         assert self.process.stdin is not None and self.process.stdout is not None
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
+        self.unread = b""
+        self.fit = True  # for another task
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.stdout, selectors.EVENT_READ)
         try:
@@ -67,17 +85,19 @@ class _Worker:
                 )
             raise TimeoutError("a judging process did not start in time")
 
-    def ask(self, task: dict[str, Any], limit: float) -> Reply | None:
-        """The reply, or None where the process died."""
-        try:
-            self.stdin.write(json.dumps({**task, "limit": limit}).encode("ascii") + b"\n")
-            self.stdin.flush()
-        except OSError:
-            return None
+    def send(self, line: bytes) -> None:
+        """Queues a task behind those not answered yet. Raises ``OSError`` where the process died."""
+        self.stdin.write(line)
+        self.stdin.flush()
+
+    def receive(self, limit: float) -> Reply | None:
+        """The reply to the oldest task, or None where the process died."""
         started = time.monotonic()
         answer = self._read(limit)
         if answer is not None:
+            self.fit = answer["outcome"] != "error" and not answer["leaving"]
             return Reply(answer["outcome"], answer["reason"], answer["parsed"])
+        self.fit = False
         if time.monotonic() - started >= limit:
             return Reply("timeout", "timeout")
         # the kernel's own limit on processor time can come a moment before ours
@@ -89,14 +109,14 @@ class _Worker:
     def _read(self, limit: float) -> dict[str, Any] | None:
         """One line as JSON; None when the process dies or ``limit`` seconds pass."""
         deadline = time.monotonic() + limit
-        line = b""
-        while not line.endswith(b"\n"):
+        while b"\n" not in self.unread:
             if not self.selector.select(max(0.0, deadline - time.monotonic())):
                 return None
             piece = os.read(self.stdout.fileno(), 65536)
             if not piece:
                 return None
-            line += piece
+            self.unread += piece
+        line, _, self.unread = self.unread.partition(b"\n")
         found: dict[str, Any] = json.loads(line)
         return found
 
@@ -143,12 +163,56 @@ class Pool:
                 return Reply("error", "error: no judging process was free in time")
             reply = None
             try:
-                reply = worker.ask(task, limit if end is None else max(0.0, min(limit, end - time.monotonic())))
+                bound = limit if end is None else max(0.0, min(limit, end - time.monotonic()))
+                with contextlib.suppress(OSError):
+                    worker.send(_line(task, bound))
+                    reply = worker.receive(bound)
             finally:
-                self._release(worker, alive=reply is not None and reply.outcome in ("equal", "different"))
+                self._release(worker, alive=reply is not None and worker.fit)
             if reply is not None:
                 return reply
-        return Reply("error", "error: the judging process died")
+        return _DIED
+
+    def run_all(self, tasks: Sequence[tuple[dict[str, Any], float]]) -> Generator[Reply, None, None]:
+        """The replies to (task, limit), in order, from one process that always has its next tasks at hand.
+
+        A limit counts from the reply before. Raises what ``run`` raises.
+        """
+        lines = [_line(task, limit) for task, limit in tasks]
+        done, deaths = 0, 0
+        while done < len(tasks):
+            worker = self._acquire(None)
+            try:
+                sent = done
+                while done < len(tasks) and worker.fit:
+                    try:
+                        while sent < len(tasks) and _fits(lines[done : sent + 1]):
+                            worker.send(lines[sent])
+                            sent += 1
+                        reply = worker.receive(tasks[done][1])
+                    except OSError:
+                        worker.fit, reply = False, None
+                    if reply is None:
+                        deaths += 1
+                        if deaths < 2:
+                            break
+                        reply = _DIED
+                    done, deaths = done + 1, 0
+                    yield reply
+            except BaseException:
+                worker.fit = False
+                raise
+            finally:
+                self._release(worker, alive=worker.fit and done == len(tasks))
+
+    def start(self) -> None:
+        """Has one more process ready for who asks next, if there is room; quietly not, where it does not start."""
+        with self._free:
+            if self._closed or len(self._all) + self._starting >= self.size:
+                return
+            self._starting += 1
+        with contextlib.suppress(RuntimeError, TimeoutError, UserError):
+            self._release(self._launch(START_SECONDS), alive=True)
 
     def grow(self, size: int) -> None:
         """Allows at least ``size`` processes."""
@@ -189,10 +253,14 @@ class Pool:
                     break
                 if not self._free.wait(left()):
                     raise TimeoutError("no judging process was free in time")
+        patience = left()
+        return self._launch(START_SECONDS if patience is None else patience)
+
+    def _launch(self, patience: float) -> _Worker:
+        """A new process, which the caller has counted as starting."""
         worker = None
         try:
-            patience = left()
-            worker = _Worker(self.memory_mib, START_SECONDS if patience is None else patience)
+            worker = _Worker(self.memory_mib, patience)
         finally:
             with self._free:
                 self._starting -= 1

@@ -34,6 +34,7 @@ from harness.toy import CHECKPOINTS
 from harness.toy.tasks import DOMAINS, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, generate
 from harness.toy.tokenizer import build_tokenizer
 from harness.toy.training import Recipe, accuracy, train
+from trainer.policy import fingerprint
 
 MEASURED: Final = 2048  # problems behind each accuracy of a card
 
@@ -162,6 +163,7 @@ def _build_one(name: str, out: Path, seed: int, steps: MutableMapping[str, int])
             "parameters": saved.num_parameters(),
             "sampling": {"temperature": 1.0, "top_p": 1.0, "samples": 1, "interval": "Wilson 95 %"},
             "accuracy": measure(saved, tokenizer, MEASURED),
+            "fingerprint": fingerprint(Path(scratch)),
             "versions": {module.__name__: module.__version__ for module in (torch, transformers, tokenizers)},
         }
         (Path(scratch) / "build.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,143 @@
+"""`opd train`: one run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+
+HELP = "distil a teacher, or several, into a student"
+EXAMPLES = """opd train --method fire --student toy:student --teacher toy:teacher-math --data toy:math
+opd train --method opd --student DIR --teacher DIR --data problems.jsonl --set optim.lr=1e-6 --steps 100"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--method", required=True, help="a name of `opd methods`")
+    parser.add_argument("--student", required=True, help="a transformers folder, or toy:student")
+    parser.add_argument(
+        "--teacher",
+        required=True,
+        action="append",
+        metavar="[DOMAIN=]MODEL",
+        help="repeat with DOMAIN= to route by domain",
+    )
+    parser.add_argument(
+        "--data", required=True, help="a JSONL file (problem, answer, domain), or toy:math, toy:math+code"
+    )
+    parser.add_argument("--steps", type=int, default=60, help="optimisation steps (default: %(default)s)")
+    parser.add_argument("--prompts", type=int, default=64, help="prompts per step (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=1, help="rollouts per prompt (default: %(default)s)")
+    parser.add_argument("--max-tokens", type=int, default=64, help="longest response (default: %(default)s)")
+    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of prompts and sampling (default: %(default)s)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        dest="edits",
+        help="a hyper-parameter of the method or the run: keep.fraction=0.3, optim.decay=cosine (repeatable)",
+    )
+    parser.add_argument("--importance-cap", type=float, help="truncated importance weights for engine mismatch (off)")
+    parser.add_argument("--bench", nargs="*", default=[], help="benchmarks to evaluate on at the end")
+    parser.add_argument("--k", type=int, help="samples per problem (default: the benchmark's own)")
+    parser.add_argument("--data-dir", help="folder of the benchmark files (or OPD_DATA)")
+    parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="(default: %(default)s)")
+    parser.add_argument("--micro-batch", type=int, default=64, help="rollouts per pass; never changes the mathematics")
+    parser.add_argument("--checkpoint-every", type=int, default=10, help="steps (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="folder of the run (default: results/runs/<run id>)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from harness import assets
+    from harness.evaluations import load_evaluation
+    from harness.monitor import single_bar
+    from harness.records import RESULTS, read_jsonl
+    from harness.run import Cell, run_cell
+    from harness.summary import measured, summary
+
+    spec = assets.pin(_spec(args))
+    assets.open_source(spec.data.source, spec.seed)
+    plans = tuple(_plan(args, bench) for bench in args.bench)
+    cell = Cell(args.method, args.seed, plans, spec, data_dir=args.data_dir)
+    console = Console()
+    with single_bar(cell.run_id, console) as update:
+        folder = run_cell(cell, RESULTS / "runs", update, args.out)
+    steps = read_jsonl(folder / "steps.jsonl")
+    first, last = steps[0], steps[-1]
+    console.print(
+        f"{spec.method}: {len(steps)} steps, KL to the teacher {first['kl']:.3f} → {last['kl']:.3f} nats, "
+        f"kept {last['kept']:.0%} of the rollouts in the last step"
+    )
+    if all(row["inert"] for row in steps) and spec.method != "opd":
+        console.print("[bold red]inert:[/bold red] every step of this run equals plain opd")
+    if plans:
+        console.print(summary(measured(load_evaluation(folder), [plan.name for plan in plans])))
+    console.print(f"run: {folder}", soft_wrap=True)
+    return 0
+
+
+def _spec(args: argparse.Namespace) -> Any:
+    """The run that the options describe; unknown paths of --set are refused."""
+    from dataclasses import replace
+
+    from trainer.config import Data, Machine, Optim, RunSpec
+    from trainer.methods import method
+    from trainer.rollout import Sampling
+    from trainer.settings import edit, paths
+
+    method(args.method)
+    spec = RunSpec(
+        method=args.method,
+        student=args.student,
+        teachers=_teachers(args.teacher),
+        data=Data(args.data, args.prompts, args.samples),
+        rollout=Sampling(args.max_tokens),
+        optim=Optim(lr=args.lr),
+        steps=args.steps,
+        seed=args.seed,
+        importance_cap=args.importance_cap,
+        dtype=args.dtype,
+        machine=Machine(args.device, args.micro_batch, checkpoint_every=args.checkpoint_every),
+    )
+    of_run = {path for path, _ in paths(spec)}
+    for item in args.edits:
+        path, equals, value = item.partition("=")
+        if not equals:
+            raise UserError(f"--set takes PATH=VALUE, got '{item}'")
+        if path in of_run:
+            spec = edit(spec, path, value)
+        else:
+            edit(spec.objective(), path, value)  # refuses an unknown path before anything is written
+            spec = replace(spec, edits=(*spec.edits, (path, value)))
+    return spec
+
+
+def _plan(args: argparse.Namespace, bench: str) -> Any:
+    from harness.benchmarks import load_benchmark
+    from harness.evaluate import EvalPlan
+
+    spec = load_benchmark(bench, args.data_dir).spec
+    k = spec.k if args.k is None else args.k
+    return EvalPlan(bench, k, 96 if spec.toy else args.max_tokens, style=spec.style, seed=args.seed)
+
+
+def _teachers(items: list[str]) -> tuple[tuple[str, str], ...]:
+    found: dict[str, str] = {}
+    for item in items:
+        # A model named toy:teacher-math holds no "=", a path may: only a plain word before it is a domain.
+        domain, equals, model = item.partition("=")
+        domain, model = (domain, model) if equals and domain.isidentifier() else ("", item)
+        if domain in found:
+            raise UserError(
+                f"two teachers for {'all prompts' if not domain else f'domain {domain!r}'}: name each domain once"
+            )
+        found[domain] = model
+    if "" in found and len(found) > 1:
+        raise UserError("mixing --teacher MODEL and --teacher DOMAIN=MODEL: give every teacher its domain")
+    return tuple(sorted(found.items()))

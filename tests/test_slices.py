@@ -1,0 +1,68 @@
+"""Minerva's golds by how they are written, and slices that a user's file brings along."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+
+from harness.answers import grade_many
+from harness.benchmarks import BENCHMARKS, BenchProblem, load_benchmark
+from harness.slices import MINERVA, notation_of, slices
+from tests.conftest import shared
+
+
+@pytest.mark.parametrize(
+    ("gold", "name"),
+    [
+        ("4.5e33", "e-notation"),
+        ("1e-8", "e-notation"),
+        ("-2.0E5", "e-notation"),
+        ("25", "other numeric"),
+        ("+2", "other numeric"),
+        (".006", "other numeric"),
+        ("-12.5", "other numeric"),
+        ("-1./3", "symbolic"),
+        ("e^{t} / 3", "symbolic"),
+        ("2.2 \\tau", "symbolic"),
+        ("np.arcsin(10/13)", "symbolic"),
+        ("", "symbolic"),
+    ],
+)
+def test_how_a_gold_is_written(gold, name):
+    assert notation_of(gold) == name
+
+
+def test_minerva_has_58_130_and_84():
+    problems = load_benchmark("minerva", shared("benchmarks")).problems
+    found = slices("minerva", problems)
+    assert Counter(found.values()) == dict(zip(MINERVA, (58, 130, 84), strict=True))
+    # independently of our reading of numbers: what Python's float reads, with an e in it or without
+    plain = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+    for p in problems:
+        match = plain.fullmatch(p.answer.strip())
+        wanted = "symbolic" if match is None else "e-notation" if match[2] else "other numeric"
+        assert found[p.id] == wanted, p.answer
+
+
+def test_the_released_checker_fails_in_one_slice_only():
+    """Why the slice exists: a right LaTeX answer to each e-notation gold is wrong for the released checker."""
+    problems = load_benchmark("minerva", shared("benchmarks")).problems
+    found = slices("minerva", problems)
+    golds = [p.answer for p in problems if found[p.id] == "e-notation"]
+    answers = [f"\\boxed{{{mantissa} \\times 10^{{{power}}}}}" for mantissa, power in (g.split("e") for g in golds)]
+    graded = grade_many([(text, gold, "minerva") for text, gold in zip(answers, golds, strict=True)])
+    assert [both.strict.correct for both in graded] == [True] * 58
+    assert [both.paper.correct for both in graded] == [False] * 58
+
+
+def test_other_benchmarks_have_no_slices_of_their_own():
+    assert slices("toy-aime", load_benchmark("toy-aime").problems) == {}
+    assert not any(slices(name, [BenchProblem("a", "p", "1e5")]) for name in BENCHMARKS if name != "minerva")
+
+
+def test_a_problems_own_slice_comes_first():
+    problems = [BenchProblem("a", "p", "1e5", slice="mine"), BenchProblem("b", "p", "1e5")]
+    assert slices("my-set", problems) == {"a": "mine"}
+    assert slices("minerva", problems) == {"a": "mine", "b": "e-notation"}
