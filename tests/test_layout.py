@@ -43,6 +43,12 @@ TORCHLESS = [
     "datafiles",
     "slices",
     "summary",
+    "states",
+    "monitor",
+    "suspicions",
+    "ledger",
+    "evidence",
+    "figures",
 ]
 
 

@@ -193,11 +193,12 @@ def test_computing_layers_twice_changes_no_bit(method: str, micro_batch: int) ->
     assert calls.count(True) == 2 * rounds  # forward, and again for the backward pass
 
 
+@pytest.mark.parametrize("twice", [False, True])
 @pytest.mark.parametrize("micro_batch", [64, 2])
-def test_a_model_sharded_over_one_process_trains_the_same_bits(micro_batch: int) -> None:
+def test_a_model_sharded_over_one_process_trains_the_same(micro_batch: int, twice: bool) -> None:
     spec = tiny_spec("fire", micro_batch=micro_batch)
     expected, a = run(spec)
-    sharded = replace(spec, machine=replace(spec.machine, shard=True))
+    sharded = replace(spec, machine=replace(spec.machine, shard=True, gradient_checkpointing=twice))
     try:
         state = TrainState.start(sharded, prepare_student(lively(1), sharded))
         found, b = run(sharded, **{k: v for k, v in setup(sharded, state).items() if k != "spec"})

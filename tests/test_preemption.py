@@ -153,6 +153,34 @@ def test_one_process_that_fails_ends_all_with_one_sentence(tmp_path: Path) -> No
     assert not steps(tmp_path / "run")
 
 
+STUCK = """
+import sys, time
+from trainer.distributed import join, one_voice
+from trainer.errors import UserError
+ranks = join("cpu", patience=10)
+try:
+    with one_voice(patience=10):
+        if not ranks.first:
+            time.sleep(600)
+        ranks.most(1)
+except UserError as error:
+    sys.exit(f"opd: {error}")
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_stuck_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    (tmp_path / "stuck.py").write_text(STUCK)
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "stuck.py"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=200, check=False)
+    assert done.returncode == 1
+    assert said(done.stderr) == [
+        "opd: process 0 waited 10 s for the others: the same command continues from the last checkpoint; if a step may "
+        "take longer, raise machine.patience"
+    ]
+
+
 @pytest.mark.slow
 def test_two_processes_train_evaluate_and_are_continued_by_one(tmp_path: Path) -> None:
     both = tmp_path / "both"

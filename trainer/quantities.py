@@ -220,8 +220,9 @@ class SoftOr:
     b: Quantity
 
     def __call__(self, scores: Scores) -> Tensor:
-        a, b = self.a(scores), self.b(scores)
-        return a + b - a * b
+        # In this form one input at exactly 1 gives exactly 1. A maximum of either kind is such a tie by construction,
+        # and rounding must not be what breaks it.
+        return 1.0 - (1.0 - self.a(scores)) * (1.0 - self.b(scores))
 
 
 def quantile(values: Tensor, q: float) -> Tensor:

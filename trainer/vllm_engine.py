@@ -239,7 +239,7 @@ class VLLMEngine:
             raise RuntimeError("a weight sync in the middle of rollouts: end or close the stream of samples first")
         # The state of a tied model holds the head under its own name as well (a saved folder does not). vLLM needs it:
         # on the CPU it packs a copy of the head, which stays stale, with a mere warning, if only the embedding comes.
-        state = {name: tensor.detach() for name, tensor in policy.model.state_dict().items()}
+        state = policy.weights()
         if self._in_process:
             self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(state.items())})
         else:  # workers are other processes, to which tensors go by way of a file

@@ -14,7 +14,7 @@ from typing import Final
 from harness.answers.nodes import Node
 from harness.answers.syntax import parse_expression
 from harness.answers.tokens import Token, Unreadable, matching, split, tokenize
-from harness.answers.units import SCALES
+from harness.answers.units import changes_number
 
 MAX_ITEMS: Final = 100
 
@@ -306,8 +306,8 @@ def _unit(tokens: list[Token]) -> tuple[str | None, list[Token]]:
             break
         names[:0] = [tokens[-power[0] - 1].text, power[1]]
         tokens = tokens[: -power[0] - 1]
-    if SCALES.intersection(re.findall(r"[a-z]+", " ".join(names).lower())):
-        raise Unreadable("a scale behind an expression")
+    if changes_number(" ".join(names)):
+        raise Unreadable(f"{names[0].strip()} behind an expression")
     while names and tokens[-1:] and tokens[-1] in (Token("op", "/"), Token("op", "*")) and len(tokens) > 1:
         tokens = tokens[:-1]
     return (" ".join(names) or None), tokens

@@ -120,8 +120,8 @@ _FLAT_E: Final = re.compile(r"(?<=[\d.])\s*\\(?:text|mathrm|rm)\s*\{\s*[eE]\s*\}
 _DECORATION: Final = re.compile(
     r"\\(?:text)?color\s*\{[A-Za-z!\d]*\}"
     r"|\\(?:large|Large|LARGE|huge|Huge|small|normalsize|scriptstyle|checkmark|blacksquare|therefore)(?![A-Za-z])"
-    r"|^\s*\*\*(?=.*\*\*\s*$)|(?<=.)\*\*\s*$"
 )
+_BOLD: Final = re.compile(r"\s*\*\*((?:(?!\*\*).)+)\*\*\s*", re.DOTALL)
 _SIZES: Final = re.compile(r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])\s*\.?")
 _SAME: Final = re.compile(r"\\(?:dfrac|tfrac|cfrac|lbrace|rbrace|colon|dbinom|tbinom|bf|rm|it)(?![A-Za-z])")
 _SAME_AS: Final = {
@@ -144,6 +144,8 @@ def clean(text: str) -> str:
     text = ascii_math(text)
     text = _THOUSANDS.sub("", text)
     text = _FLAT_E.sub("e", _DECORATION.sub(" ", text))
+    bold = _BOLD.fullmatch(text)
+    text = bold[1] if bold else text
     text = _ANGSTROM.sub(r"\\AA ", text)
     text = _SIZES.sub(" ", text)
     text = _SPACES.sub(" ", text)

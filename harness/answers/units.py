@@ -54,8 +54,8 @@ _MULTIPLIERS: Final = {
     "billion": 10**9,
     "trillion": 10**12,
 }
-#: Words behind a number that make another number of it, which no list of units may swallow.
-SCALES: Final = frozenset((*_MULTIPLIERS, "dozen", "score"))
+# Words right behind a number that make another number of it, which no unit may swallow.
+_OPERATIONS: Final = frozenset((*_MULTIPLIERS, "dozen", "score", "squared", "cubed", "plus", "minus", "less", "more"))
 # Words in a text group that change the meaning of the number before it: not units.
 _JOINING: Final = "and or to if not times over by through between either neither where when mod dozen for"
 _NOT_UNITS: Final = frozenset(_JOINING.split())
@@ -127,14 +127,22 @@ def unit_suffix(rest: str, bare_units: bool) -> Suffix | None:
             position = word.end()
         else:
             return None
-    if (percent and (degrees or names)) or ("frac" in rest and not names):
+    if (percent and (degrees or names)) or (not names and re.search(r"frac|[/*]|cdot", rest)):
         return None
     return Suffix(percent, degrees, " ".join(names) or None, factor)
 
 
+def changes_number(text: str) -> bool:
+    """Whether ``text`` behind a number is no unit but the start of another number: "million", "squared", "plus"."""
+    words = re.findall(r"[a-z]+", text.lower())
+    return bool(words) and words[0] in _OPERATIONS
+
+
 def _is_unit_text(text: str) -> bool:
     words = re.findall(r"[a-z]+", text.lower())
-    return not re.search(r"[\d=+<>]", re.sub(r"\^\s*-?\d", "", text)) and not _NOT_UNITS.intersection(words)
+    if changes_number(text) or _NOT_UNITS.intersection(words):
+        return False
+    return not re.search(r"[\d=+<>]", re.sub(r"\^\s*-?\d", "", text))
 
 
 def _is_bare_unit(word: str, bare_units: bool) -> bool:

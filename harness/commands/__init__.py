@@ -13,6 +13,7 @@ COMMANDS = (
     "browse",
     "compare",
     "ablate",
+    "status",
     "report",
     "claims",
     "power",

@@ -55,6 +55,8 @@ def grid_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("a grid starts its own processes: run `opd ablate` without torchrun (--procs N inside a cell)")
     from dataclasses import replace
 
     from harness.grid import load_grid
