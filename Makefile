@@ -4,12 +4,13 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help venv quickstart test test-slow test-vllm test-lm test-ray lint report toy clean
+.PHONY: help venv quickstart test test-slow test-exhaustive test-vllm test-lm test-ray lint report toy clean
 
 help:
 	@echo "make quickstart   train, evaluate and compare on the toy world (two CPU cores, minutes)"
 	@echo "make test         the tests (under 10 minutes)"
 	@echo "make test-slow    the long ones: kill -9 trials, ten thousand hostile answers"
+	@echo "make test-exhaustive   the paper checker's quick paths against math-verify at length (long)"
 	@echo "make test-vllm    vLLM on the CPU as engine and as server (an environment of its own, 3 GB)"
 	@echo "make test-ray     a grid on a local Ray cluster"
 	@echo "make test-lm      a real small language model through AIME and Minerva (a package of 93 MB)"
@@ -31,10 +32,13 @@ quickstart: venv
 
 # one thread a process: two workers with two threads each would fight for the cores
 test: venv
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not exhaustive" -n 2 --dist loadfile
 
 test-slow: venv
 	$(BIN)/python -m pytest -m slow
+
+test-exhaustive: venv
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m exhaustive
 
 # vLLM on the CPU, in an environment of its own: it wants an older transformers than the main one
 VLLM_VENV  := .venv-vllm

@@ -278,7 +278,7 @@ def test_random_texts_are_read_as_latex2sympy_reads_them():
     assert readable > 200  # most of what is written here is of the language
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
 def test_many_random_texts_are_read_as_latex2sympy_reads_them():
     draw = random.Random(6)
@@ -350,7 +350,7 @@ def test_equivalent_pairs(tmp_path):
     check(equivalent_pairs(40, seed=2), tmp_path, 0.15)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(7200)
 def test_many_random_and_equivalent_pairs(tmp_path):
     check(random_pairs(12_000, seed=3), tmp_path, 0.3)
@@ -373,7 +373,7 @@ def test_golds_of_the_short_benchmarks(tmp_path):
     check(benchmark_pairs(2, 7, ("hmmt25_feb", "hmmt25_nov", "aime24", "amc23")), tmp_path, 0.8)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(7200)
 def test_golds_of_all_benchmarks(tmp_path):
     names = [row.name for row in BENCHMARKS.values() if row.sha256]
