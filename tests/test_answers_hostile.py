@@ -472,13 +472,31 @@ def test_a_pool_is_left_clean_by_who_stops_listening(pool):
     assert pool.run(task("2+3"), 5).outcome == "equal"
 
 
-@pytest.mark.skipif(judge.resource is None, reason="needs a POSIX system")
+@pytest.mark.skipif(not LINUX, reason="reads /proc")
 def test_a_process_has_grown_at_half_its_limit():
-    """ru_maxrss is in KiB on Linux: a peak of p MiB is more than half of a limit just under 2p, and of none over it."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    assert judge._has_grown(int(2 * peak) - 20)
-    assert not judge._has_grown(int(2 * peak) + 200)
+    """A process that holds h MiB holds more than half of a limit just under 2h, and less than half of one over it."""
+    held = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+    assert judge._has_grown(int(2 * held) - 20)
+    assert not judge._has_grown(int(2 * held) + 200)
     assert not judge._has_grown(0)  # no limit, no half of it
+
+
+BIG_PARENT = """
+from harness.answers.workers import Pool
+
+ballast = b"x" * (600 << 20)  # more than half of a worker's limit; a child's ru_maxrss starts from it
+pool = Pool(size=1)
+task = {"checker": "strict", "gold": "5", "prediction": "2+3", "bench": "math500"}
+assert pool.run(task, 60).outcome == "equal"
+(first,) = pool.pids()
+assert pool.run(task, 60).outcome == "equal"
+assert pool.pids() == [first]
+"""
+
+
+@pytest.mark.skipif(not LINUX, reason="reads /proc")
+def test_a_worker_does_not_inherit_its_parents_size():
+    subprocess.run([sys.executable, "-c", BIG_PARENT], check=True, timeout=120)
 
 
 def test_a_process_that_leaves_is_replaced_and_no_task_is_lost(pool, monkeypatch):

@@ -121,6 +121,7 @@ def test_medians_and_ratio():
     report = grading.summary([("a", "1", "aime24")] * 4, 2, sides([True] * 4, [True] * 4))
     assert (report["ours"]["seconds"], report["peer"]["seconds"]) == (3.0, 100.0)
     assert (report["time_ratio"], report["times_as_fast"], report["met"]) == (0.03, 33.3, True)
+    assert (report["cpu_ratio"], report["memory_ratio"]) == (1.0, 1.0)
 
 
 def test_a_difference_fails_the_measurement_and_is_shown(tmp_path, monkeypatch, capsys):

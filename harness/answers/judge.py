@@ -71,10 +71,14 @@ def _limit_memory(mebibytes: int) -> None:
 
 
 def _has_grown(mebibytes: int) -> bool:
-    if resource is None or not mebibytes:
+    """Of the memory this process holds now. Its peak would not do: on Linux ``ru_maxrss`` outlives ``exec``, so that a
+    process started by a trainer of many GB would begin its life too large."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            held = int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:  # no such file system: the limit on memory alone protects the machine
         return False
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10) > RETIRES_AT * mebibytes
+    return mebibytes > 0 and held > RETIRES_AT * (mebibytes << 20)
 
 
 def _limit_time(seconds: float) -> None:

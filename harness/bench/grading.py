@@ -122,6 +122,7 @@ def summary(items: Sequence[Item], problems: int, found: dict[str, list[dict[str
         "time_ratio": round(ratio, 4),
         "memory_ratio": round(ours["memory_mib"] / peer["memory_mib"], 3) if peer["memory_mib"] else None,
         "times_as_fast": round(1 / ratio, 1),
+        "cpu_ratio": round(ours["cpu_seconds"] / peer["cpu_seconds"], 4),
         "goal": f"time_ratio (ours / peer) at most {GOAL}",
         "met": ratio <= GOAL and not differing,
         "differing_samples": len(differing),
@@ -152,7 +153,8 @@ def table(report: dict[str, Any]) -> str:
     agreement = "all verdicts equal" if not report["differing_samples"] else f"{report['differing_samples']} DIFFER"
     memory = "unknown" if report["memory_ratio"] is None else f"{report['memory_ratio']:.2f}"
     lines.append(
-        f"time ratio {report['time_ratio']:.3f} ({report['times_as_fast']} times as fast), memory ratio {memory}; "
+        f"time ratio {report['time_ratio']:.3f} ({report['times_as_fast']} times as fast), "
+        f"CPU ratio {report['cpu_ratio']:.3f}, memory ratio {memory}; "
         f"{agreement}; goal {GOAL}: {'met' if report['met'] else 'not met'}"
     )
     return "\n".join(lines)
