@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ablations.quickstart import GRID as QUICKSTART
-from harness.evaluate import toy_plan
+from harness.evaluation import toy_plan
 from harness.grid import Arm
 from trainer.config import Data
 

@@ -12,7 +12,7 @@ decay 0.01, clipping at 1, no warm-up, constant rate.
 Not declared: GRPO, which is no distillation, and code benchmarks, which need a sandbox.
 """
 
-from harness.evaluate import EvalPlan
+from harness.evaluation import EvalPlan
 from harness.grid import Arm, Grid
 from trainer.config import Data, Machine, Optim, RunSpec
 from trainer.rollout import Sampling

@@ -1,6 +1,6 @@
 """What does the objective change? Four published objectives and a control on the toy world, two seeds each."""
 
-from harness.evaluate import toy_plan
+from harness.evaluation import toy_plan
 from harness.grid import Arm, Grid
 from trainer.config import Data, Optim, RunSpec
 from trainer.rollout import Sampling

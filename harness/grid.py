@@ -16,11 +16,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeAlias
 
-from harness import assets
+from harness.benchmarks.registry import BENCHMARKS
 from harness.errors import UserError
-from harness.evaluate import EvalPlan
-from harness.registry import BENCHMARKS
-from harness.run import Cell
+from harness.evaluation import EvalPlan
+from harness.runs import assets
+from harness.runs.cell import Cell
 from trainer.config import RunSpec
 from trainer.settings import edit, paths
 

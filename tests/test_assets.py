@@ -12,8 +12,8 @@ import huggingface_hub.constants
 import pandas as pd
 import pytest
 
-from harness import assets
 from harness.errors import UserError
+from harness.runs import assets
 from tests.mini_grid import GRID as MINI
 from trainer.config import Data
 

@@ -18,15 +18,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from harness import browse
 from harness.answers import grade_many
 from harness.answers.extract import last_box
-from harness.browse import write_page
 from harness.commands import browse as command
 from harness.errors import UserError
-from harness.excerpts import parts_of
-from harness.needles import Span
-from harness.suspicions import KINDS, Reading, read, suspicions
+from harness.samples import LIMIT, write_page
+from harness.samples import style as style_of_page
+from harness.samples.excerpts import parts_of
+from harness.samples.needles import Span
+from harness.samples.suspicions import KINDS, Reading, read, suspicions
 from tests.conftest import ROOT
 from tests.test_report import browser  # noqa: F401  # the fixture
 
@@ -200,7 +200,7 @@ def test_every_text_comes_back_from_its_block(folder: Path, page: Path) -> None:
             for place, (response, finish) in enumerate(samples):
                 shown = data["samples"][place]
                 assert (shown["n"], shown["finish"], shown["chars"]) == (place, finish, len(response))
-                if len(response) <= browse.LIMIT:
+                if len(response) <= LIMIT:
                     assert text_of(shown["parts"]) == response
 
 
@@ -726,7 +726,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_words_stand_out_from_what_is_behind_them(scheme: str) -> None:
-    style = str(browse.style())
+    style = str(style_of_page())
     colours: dict[str, str] = {}
     for part in re.findall(r"(?:^|\n)(?::root|\.browse) \{(.*?)\}", style, re.S):
         colours |= dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", part))
@@ -963,7 +963,7 @@ def test_thinking_is_folded_until_asked(page: Path, open_page: Open) -> None:
 
 def test_a_hundred_thousand_characters(page: Path, open_page: Open) -> None:
     chrome = open_page(page, "#hmmt25_nov/three/2")
-    left_out = len(LONG) - browse.LIMIT
+    left_out = len(LONG) - LIMIT
     assert texts(chrome, ".cut") == [f"… {left_out:,} characters left out …"]
     text = texts(chrome, ".response")[0]
     assert text.startswith("<b>0123")

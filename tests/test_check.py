@@ -16,9 +16,9 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import harness.answers
-from harness import check, environment
+from harness import check
 from harness.benchmarks import BENCHMARKS, load_benchmark
-from harness.check import HOSTILE, Finding, data, golds, made_up_scores, methods, toy
+from harness.check import HOSTILE, Finding, data, environment, golds, made_up_scores, methods, toy
 from harness.commands import check as command
 from harness.errors import UserError
 from harness.toy import CHECKPOINTS

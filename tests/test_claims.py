@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import claims_report, records, stats
-from harness.claims import HARSH, MILD, Assumption, claims, judge, standard_error
+from harness import records, stats
+from harness.claims import HARSH, MILD, Assumption, claims, judge, report, standard_error
+from harness.claims.evidence import FEWEST_SEEDS, Measured
+from harness.claims.ledger import BENCHES, COLUMNS, GRADED, Claim, Reported, load_reported, published, split_method
+from harness.claims.printed import numbers
 from harness.commands import claims as command
 from harness.errors import UserError
-from harness.evidence import FEWEST_SEEDS, Measured
-from harness.ledger import BENCHES, COLUMNS, GRADED, Claim, Reported, load_reported, published, split_method
-from harness.printed import numbers
 from harness.records import Records
 from tests.conftest import ROOT
 
@@ -288,14 +288,14 @@ def test_numbers_that_their_design_cannot_give(kept: list[Reported]) -> None:
 
 def test_the_swap_of_two_columns_is_seen_by_grim() -> None:
     """68.49 is no average of 272 problems and 8 samples, but is one of 674; 48.07 is both."""
-    from harness.grim import grim
+    from harness.stats.grim import grim
 
     assert [grim("68.49", n, 8).possible for n in (272, 674)] == [False, True]
     assert [grim("48.07", n, 8).possible for n in (272, 674)] == [True, True]
 
 
 def test_what_the_doubts_say_about_n_holds(kept: list[Reported]) -> None:
-    from harness.grim import grim
+    from harness.stats.grim import grim
 
     column = [row for row in kept if row.paper == "gamma-opd" and row.benchmark == "livecodebench"]
     assert len(column) == 5
@@ -551,15 +551,15 @@ def frame() -> pd.DataFrame:
 
 
 def test_tables_show_what_the_frame_holds(frame: pd.DataFrame, tmp_path: Path) -> None:
-    short = claims_report.readme_table(frame)
-    assert short == claims_report.readme_table(frame.copy())
+    short = report.readme_table(frame)
+    assert short == report.readme_table(frame.copy())
     assert len(short.strip().splitlines()) == 2 + int(frame["headline"].sum()) <= 14
     assert "| FiRe − OPD, AIME24, strong-to-weak | +6.25 | 0.13–0.31 |" in short
     assert "contradicted (toy)" in short
-    first = claims_report.headline(frame).iloc[0]
+    first = report.headline(frame).iloc[0]
     assert first["paper"] == "2606.02684"  # the paper with most headlines leads
-    assert len(claims_report.table(frame).rows) == len(frame)
-    (tmp_path / "x").write_text(claims_report.to_csv(frame))
+    assert len(report.table(frame).rows) == len(frame)
+    (tmp_path / "x").write_text(report.to_csv(frame))
     back = pd.read_csv(tmp_path / "x", dtype={"gain": str})
     assert back["gain"].tolist() == frame["gain"].tolist()  # as printed, with sign and decimals
     assert back["verdict"].tolist() == frame["verdict"].tolist()
@@ -567,7 +567,7 @@ def test_tables_show_what_the_frame_holds(frame: pd.DataFrame, tmp_path: Path) -
 
 def test_files_are_the_same_bytes_each_time(frame: pd.DataFrame, kept: list[Reported], tmp_path: Path) -> None:
     found = numbers(kept)
-    one, two = (claims_report.write(frame, found, tmp_path / name) for name in ("one", "two"))
+    one, two = (report.write(frame, found, tmp_path / name) for name in ("one", "two"))
     assert [path.relative_to(tmp_path / "one") for path in one] == [path.relative_to(tmp_path / "two") for path in two]
     assert {path.suffix for path in one} == {".md", ".csv", ".tex", ".pdf", ".png"}
     for a, b in zip(one, two, strict=True):
@@ -575,7 +575,7 @@ def test_files_are_the_same_bytes_each_time(frame: pd.DataFrame, kept: list[Repo
 
 
 def test_figure_draws_the_headlines(frame: pd.DataFrame) -> None:
-    figure, shown = claims_report.claims_figure(frame)
+    figure, shown = report.claims_figure(frame)
     left, right = figure.axes[:2]
     assert len(shown) == len(left.get_yticks()) == int(frame["headline"].sum())
     points = [line.get_xdata()[0] for line in left.lines if line.get_color() == "black"]
@@ -589,14 +589,14 @@ def test_figure_draws_the_headlines(frame: pd.DataFrame) -> None:
     assert dots == pytest.approx(measured.tolist())
     assert sum(text.get_text().strip() == "not tested here" for text in right.texts) == len(shown) - len(measured)
     with pytest.raises(UserError, match="no claim to draw"):
-        claims_report.claims_figure(frame.assign(headline=False))
+        report.claims_figure(frame.assign(headline=False))
 
 
 def test_hostile_ledger_text_stays_text(tmp_path: Path) -> None:
     evil = "<script>|`$x$\\input{/etc/passwd} \u202e" + "x" * 100_000
     rows = ({**row, "title_short": evil[:1000], "setting": evil[:5000], "headline": "yes"} for row in (BASE, FIRE))
     frame = claims(ledger(tmp_path / "in", *rows), [])
-    written = claims_report.write(frame, numbers(load_reported(tmp_path / "in")), tmp_path)
+    written = report.write(frame, numbers(load_reported(tmp_path / "in")), tmp_path)
     for path in written:
         if path.suffix == ".md":
             assert "<script>" not in path.read_text()
@@ -667,7 +667,7 @@ def test_claims_need_no_torch(tmp_path: Path) -> None:
     code = (
         "import argparse, sys\n"
         "from harness.commands import claims, grim\n"
-        "import harness.claims_report\n"
+        "import harness.claims.report\n"
         "parser = argparse.ArgumentParser(); claims.arguments(parser)\n"
         f"claims.run(parser.parse_args(['--json', '--out', {str(tmp_path)!r}]))\n"
         "parser = argparse.ArgumentParser(); grim.arguments(parser)\n"
@@ -686,6 +686,6 @@ def test_committed_tables_are_what_ledger_and_records_say(tmp_path: Path) -> Non
     """Fails after a change of ledger or records until `opd claims` has been run again."""
     kept = sorted((ROOT / "results" / "records").glob("*/manifest.json"))
     frame = claims(REPORTED, [records.load(path.parent) for path in kept])
-    for path in claims_report.write(frame, numbers(load_reported(REPORTED)), tmp_path):
+    for path in report.write(frame, numbers(load_reported(REPORTED)), tmp_path):
         if path.suffix in (".md", ".csv", ".tex"):  # drawings differ between versions of matplotlib
             assert path.read_bytes() == (ROOT / "results" / path.relative_to(tmp_path)).read_bytes(), path.name

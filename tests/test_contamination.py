@@ -19,12 +19,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.assets import open_source
 from harness.benchmarks import INSTRUCTION, Benchmark, BenchProblem, LoadedBenchmark, load_benchmark
+from harness.benchmarks.contamination import Match, counts, scan, tokens, training_text, with_and_without, write_csv
 from harness.commands import contamination as command
-from harness.contamination import Match, counts, scan, tokens, training_text, with_and_without, write_csv
 from harness.errors import UserError
-from harness.evaluations import COLUMNS, Evaluation
+from harness.evaluation.evaluations import COLUMNS, Evaluation
+from harness.runs.assets import open_source
 from harness.stats import avg_at_k
 from tests.conftest import ROOT, shared
 
@@ -211,7 +211,7 @@ def test_memory_does_not_grow_with_the_training_file(tmp_path):
 import sys, tracemalloc
 from pathlib import Path
 from harness.benchmarks import load_benchmark
-from harness.contamination import scan
+from harness.benchmarks.contamination import scan
 loaded = [load_benchmark("toy-aime")]
 tracemalloc.start()
 scan(Path(sys.argv[1]), loaded)
@@ -339,7 +339,7 @@ def test_the_command_writes_a_row_for_every_problem(tmp_path, capsys, monkeypatc
     }
     assert {row["line"] for row in found[1:]} == {""}
     made = evaluation({"x": [[1, 1]], "y": [[0, 1]]})
-    monkeypatch.setattr("harness.evaluations.load_evaluation", lambda ref: made)
+    monkeypatch.setattr("harness.evaluation.evaluations.load_evaluation", lambda ref: made)
     assert run(path, "--bench", file, "--out", tmp_path / "out", "--evaluation", "some/run") == 0
     assert "75.0 [" in (shown := capsys.readouterr().out) and "50.0 [" in shown  # (1 + 1/2)/2, and 1/2 without x
 
@@ -359,6 +359,6 @@ def test_mistakes_on_the_command_line(tmp_path):
 
 
 def test_no_torch_is_needed():
-    code = "import sys, harness.contamination, harness.slices; print('torch' in sys.modules)"
+    code = "import sys, harness.benchmarks.contamination, harness.benchmarks.slices; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "False"

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from harness import comparisons
-from harness.stats import avg_at_k, macro, paired, paired_macro
+from harness.stats import avg_at_k, comparisons, macro, paired, paired_macro
 
 R = 2_000
 ERROR = 3.3 * math.sqrt(0.95 * 0.05 / R)  # 0.016

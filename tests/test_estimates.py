@@ -14,16 +14,16 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness import assets, estimates, pace
 from harness.commands import ablate
 from harness.errors import UserError
-from harness.estimates import A100, Assumptions, decode_speed, forward, of_cell, shares
-from harness.evaluate import EvalPlan, toy_plan
+from harness.evaluation import EvalPlan, toy_plan
 from harness.grid import load_grid
-from harness.pace import Spent, seconds
-from harness.run import Cell
-from harness.shapes import KNOWN, shape, shape_of
-from harness.states import read_state
+from harness.runs import assets, estimates, pace
+from harness.runs.cell import Cell
+from harness.runs.estimates import A100, Assumptions, decode_speed, forward, of_cell, shares
+from harness.runs.pace import Spent, seconds
+from harness.runs.shapes import KNOWN, shape, shape_of
+from harness.runs.states import read_state
 from tests.conftest import ROOT
 from tests.mini_grid import GRID as MINI
 from trainer.config import Data, Lora, Machine, RunSpec

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.evaluations import responses
+from harness.evaluation.evaluations import responses
 from tests.conftest import ROOT
 
 WORDS = ["eval", "toy:student", "--bench", "toy-minerva", "--k", "8"]

@@ -12,10 +12,10 @@ import pytest
 from harness.answers import CHECKER_VERSIONS
 from harness.benchmarks import load_benchmark, render_prompt
 from harness.errors import UserError
-from harness.evaluate import EvalPlan, evaluate, generate, regrade, toy_plan
-from harness.evaluations import COLUMNS, graded, load_evaluation, problems
+from harness.evaluation import EvalPlan, evaluate, generate, regrade, toy_plan
+from harness.evaluation.evaluations import COLUMNS, graded, load_evaluation, problems
+from harness.evaluation.responders import ReplayResponder, Response
 from harness.records import iter_jsonl
-from harness.responders import ReplayResponder, Response
 
 
 class Scripted:
@@ -179,7 +179,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from harness.benchmarks import load_benchmark
-from harness.evaluate import toy_plan
+from harness.evaluation import toy_plan
 from tests.test_evaluate import Scripted, draw, golds
 class Slow(Scripted):
     def answer(self, wanted):

@@ -21,12 +21,12 @@ from rich.console import Console
 
 from harness.commands import ablate, status
 from harness.errors import UserError
-from harness.evaluate import toy_plan
-from harness.execution import Outcome, fail, local, planned, run_cells, shard, work
-from harness.monitor import duration, status_table
+from harness.evaluation import toy_plan
 from harness.records import load
-from harness.run import Cell, is_done
-from harness.states import (
+from harness.runs.cell import Cell, is_done
+from harness.runs.execution import Outcome, fail, local, planned, run_cells, shard, work
+from harness.runs.monitor import duration, status_table
+from harness.runs.states import (
     CellState,
     Heartbeat,
     Plan,
@@ -267,7 +267,7 @@ def test_an_unexpected_error_keeps_its_traceback(tmp_path: Path, monkeypatch: py
     def explode(*args: object) -> None:
         raise ZeroDivisionError("deep\ninside")
 
-    monkeypatch.setattr("harness.run._evaluate_reference", explode)
+    monkeypatch.setattr("harness.runs.cell._evaluate_reference", explode)
     why = work(cell, tmp_path)
     assert why is not None and why.startswith("ZeroDivisionError: deep inside (traceback in ")
     kept = (tmp_path / cell.run_id / "failed.txt").read_text()

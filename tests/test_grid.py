@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ablations.quickstart import GRID as QUICKSTART
-from harness import assets
-from harness.collection import changes
 from harness.errors import UserError
-from harness.evaluate import EvalPlan, toy_plan
+from harness.evaluation import EvalPlan, toy_plan
 from harness.grid import ABLATIONS, Arm, Grid, HeatMap, Sweep, load_grid, sweep
-from harness.run import Cell, run_cell
+from harness.runs import assets
+from harness.runs.cell import Cell, run_cell
+from harness.runs.collection import changes
 from tests.conftest import ROOT
 from tests.mini_grid import GRID as MINI
 from tests.test_config import OTHER, SPEC, change

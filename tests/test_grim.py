@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from harness.commands import grim as command
 from harness.errors import UserError
-from harness.grim import average, designs, grim, grim_gain, subtract
+from harness.stats.grim import average, designs, grim, grim_gain, subtract
 
 MODES = {"half up": ROUND_HALF_UP, "half to even": ROUND_HALF_EVEN, "truncated": ROUND_DOWN}
 

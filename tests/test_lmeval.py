@@ -17,17 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.answers import CHECKER_VERSIONS, grade_many
-from harness.assets import model_folder
 from harness.benchmarks import load_benchmark, render_prompt
 from harness.commands import eval as eval_command
 from harness.commands import export_lm_eval
 from harness.errors import UserError
-from harness.evaluate import EvalPlan, enter, evaluate, toy_plan
-from harness.evaluations import COLUMNS, graded, load_evaluation, problems, responses
+from harness.evaluation import EvalPlan, enter, evaluate, toy_plan
+from harness.evaluation.evaluations import COLUMNS, graded, load_evaluation, problems, responses
+from harness.evaluation.responders import ReplayResponder
 from harness.lmeval import hooks, is_lm_eval_samples, read_lm_eval_samples, rows, runs
 from harness.lmeval.export import export_tasks
 from harness.lmeval.rows import Choice, Facts, choose, tables
-from harness.responders import ReplayResponder
+from harness.runs.assets import model_folder
 from harness.stats import avg_at_k
 from tests.conftest import ROOT
 

@@ -12,10 +12,10 @@ import pytest
 import scipy.stats
 
 from harness.errors import UserError
-from harness.evaluations import load_evaluation
-from harness.metrics import COLUMNS, metrics
+from harness.evaluation.evaluations import load_evaluation
+from harness.evaluation.metrics import COLUMNS, metrics
 from harness.records import load
-from harness.standings import comparison
+from harness.tables.standings import comparison
 from tests.conftest import ROOT
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness import cli, pairing
+from harness import cli
 from harness.errors import UserError
-from harness.evaluations import COLUMNS, Evaluation
+from harness.evaluation.evaluations import COLUMNS, Evaluation
+from harness.tables import pairing
 
 ENTRY = {
     "label": "Toy",

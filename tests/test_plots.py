@@ -15,18 +15,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from harness import (
-    entropy_plots,
-    heat_plots,
-    plots,
-    problem_plots,
-    rollout_plots,
-    style,
-    sweep_plots,
-    tables,
-    token_plots,
-)
+from harness import plots, tables
 from harness.errors import UserError
+from harness.plots import entropies, heatmaps, per_problem, rollout_scores, style, sweeps, token_weights
 from harness.records import Records
 from tests.grids_fixture import swept_records
 from tests.records_fixture import fake_records
@@ -39,21 +30,21 @@ PLAIN: dict[str, Draw] = {
     "curve-time": lambda records: plots.curve(records, "time"),
     "forest": plots.forest,
     "training": plots.training,
-    "entropies": entropy_plots.entropies,
-    "entropies-advantage": lambda records: entropy_plots.entropies(records, "advantage"),
-    "entropies-kl": lambda records: entropy_plots.entropies(records, "kl"),
-    "weights": token_plots.weights,
-    "positions": token_plots.positions,
-    "scores": rollout_plots.scores,
-    "routing": rollout_plots.routing,
-    "pass-at-k": problem_plots.pass_at_k,
-    "problems": lambda records: problem_plots.problems(records, "fire", "toy-code"),
-    "problems-many": lambda records: problem_plots.problems(records, "fire", "toy-math"),
+    "entropies": entropies.entropies,
+    "entropies-advantage": lambda records: entropies.entropies(records, "advantage"),
+    "entropies-kl": lambda records: entropies.entropies(records, "kl"),
+    "weights": token_weights.weights,
+    "positions": token_weights.positions,
+    "scores": rollout_scores.scores,
+    "routing": rollout_scores.routing,
+    "pass-at-k": per_problem.pass_at_k,
+    "problems": lambda records: per_problem.problems(records, "fire", "toy-code"),
+    "problems-many": lambda records: per_problem.problems(records, "fire", "toy-math"),
 }
 SWEPT: dict[str, Draw] = {
-    "sweep": lambda records: sweep_plots.sweep(records, "keep.fraction"),
-    "sweep-difference": lambda records: sweep_plots.sweep(records, "alpha", difference=True),
-    "heatmap": lambda records: heat_plots.heatmap(records, "alpha", "beta"),
+    "sweep": lambda records: sweeps.sweep(records, "keep.fraction"),
+    "sweep-difference": lambda records: sweeps.sweep(records, "alpha", difference=True),
+    "heatmap": lambda records: heatmaps.heatmap(records, "alpha", "beta"),
 }
 FIGURES = PLAIN | SWEPT
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from harness.commands import power as command
 from harness.errors import UserError
-from harness.power import (
+from harness.stats import paired
+from harness.stats.power import (
     QUESTIONS,
     Design,
     Size,
@@ -22,7 +23,6 @@ from harness.power import (
     reported_gain,
     table,
 )
-from harness.stats import paired
 
 # A gain of 6.25 points on AIME24: accuracy 60 %, half of p(1 - p) = 0.24 within problems, so s² = 0.12.
 

@@ -15,10 +15,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness import tokenpage
 from harness.errors import UserError
 from harness.records import Records
-from harness.report import write_report
+from harness.report import tokenpage, write_report
 from tests.records_fixture import fake_records, fake_rollout, records_from
 from tests.test_plots import check_files
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu, norm
 
-from harness import filtering, markup
 from harness.errors import UserError
 from harness.records import Records
-from harness.separation import auroc
+from harness.stats.separation import auroc
+from harness.tables import filtering, markup
 from tests.records_fixture import fake_records
 
 SCORES = st.lists(

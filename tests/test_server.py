@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from harness import endpoint as module
 from harness.benchmarks import load_benchmark, render_prompt
-from harness.endpoint import Endpoint
 from harness.errors import UserError
-from harness.evaluate import EvalPlan, evaluate, generate, toy_plan
-from harness.evaluations import load_evaluation
-from harness.responders import Wanted
-from harness.server import ServerResponder
+from harness.evaluation import EvalPlan, evaluate, generate, toy_plan
+from harness.evaluation import endpoint as module
+from harness.evaluation.endpoint import Endpoint
+from harness.evaluation.evaluations import load_evaluation
+from harness.evaluation.responders import Wanted
+from harness.evaluation.server import ServerResponder
 from tests.conftest import ROOT
 
 PLAN = EvalPlan("toy-aime", 2, max_tokens=64)
@@ -537,8 +537,8 @@ def test_options_that_make_no_sense(server: Server, option: dict[str, Any]) -> N
 KILLED = """
 import sys
 from pathlib import Path
-from harness.evaluate import generate, toy_plan
-from harness.server import ServerResponder
+from harness.evaluation import generate, toy_plan
+from harness.evaluation.server import ServerResponder
 plan = toy_plan("toy-aime", 8)
 asked = ServerResponder(sys.argv[1], "toy/student", plan, concurrency=4)
 generate(asked, {f"p{i}": f"problem {i}" for i in range(30)}, plan, {"responder": asked.name}, Path(sys.argv[2]))

@@ -9,7 +9,7 @@ import pytest
 
 from harness.answers import grade_many
 from harness.benchmarks import BENCHMARKS, BenchProblem, load_benchmark
-from harness.slices import MINERVA, notation_of, slices
+from harness.benchmarks.slices import MINERVA, notation_of, slices
 from tests.conftest import shared
 
 

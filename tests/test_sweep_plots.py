@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.patches import Rectangle
 
-from harness import figures, heat_plots, sweep_plots, tables
+from harness import tables
 from harness.errors import UserError
+from harness.plots import figures, heatmaps, sweeps
 from harness.records import Records
 from tests.grids_fixture import swept_records
 from tests.records_fixture import records_from
@@ -54,23 +55,23 @@ def at(records: Records, places: dict[str, dict[str, Any]], methods: dict[str, s
     ],
 )
 def test_places(values: list[Any], places: list[float], how: str) -> None:
-    found, said = sweep_plots._places(values)
+    found, said = sweeps._places(values)
     assert found == pytest.approx(places)
     assert said == how
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=12, unique=True))
 def test_places_keep_their_order_and_their_room(values: list[float]) -> None:
-    found, _ = sweep_plots._places(sorted(values))
+    found, _ = sweeps._places(sorted(values))
     assert (found[0], found[-1]) == (0, 1)
-    assert min(b - a for a, b in itertools.pairwise(found)) >= min(sweep_plots.CLOSEST, 1 / (len(values) - 1)) - 1e-9
+    assert min(b - a for a, b in itertools.pairwise(found)) >= min(sweeps.CLOSEST, 1 / (len(values) - 1)) - 1e-9
 
 
 # -- sweeps
 
 
 def test_a_line_joins_arms_that_differ_on_the_axis_alone(swept: Records, frame: pd.DataFrame) -> None:
-    figure, numbers = sweep_plots.sweep(swept, "keep.fraction", frame)
+    figure, numbers = sweeps.sweep(swept, "keep.fraction", frame)
     keyed = [text.get_text() for text in figure.legends[0].get_texts()]
     assert keyed == ["opd (baseline)", "tip", "fire-filter-only", "random-filter", "95 % interval of the baseline"]
     panel = next(axes for axes in figure.axes if axes.get_title() == "toy code")
@@ -84,7 +85,7 @@ def test_a_line_joins_arms_that_differ_on_the_axis_alone(swept: Records, frame: 
 
 
 def test_other_axes_part_the_lines(swept: Records, frame: pd.DataFrame) -> None:
-    figure, _ = sweep_plots.sweep(swept, "alpha", frame, difference=True, label="gain α")
+    figure, _ = sweeps.sweep(swept, "alpha", frame, difference=True, label="gain α")
     keyed = [text.get_text() for text in figure.legends[0].get_texts()]
     assert keyed == ["opd (baseline)", "tip", "beta = 0", "beta = 1", "beta = 2"]
     assert figure.get_supxlabel() == "gain α"
@@ -98,7 +99,7 @@ def test_other_axes_part_the_lines(swept: Records, frame: pd.DataFrame) -> None:
 
 def test_an_arm_that_was_not_measured_leaves_a_gap(swept: Records) -> None:
     gone = swept.samples["arm"] == "filter-0.2"
-    figure, numbers = sweep_plots.sweep(replace(swept, samples=swept.samples[~gone]), "keep.fraction")
+    figure, numbers = sweeps.sweep(replace(swept, samples=swept.samples[~gone]), "keep.fraction")
     assert numbers.loc[numbers["arm"] == "filter-0.2", "value"].isna().all()
     lengths = {len(line.get_xdata()) for line in figure.axes[0].lines}
     assert {4, 5} <= lengths
@@ -106,7 +107,7 @@ def test_an_arm_that_was_not_measured_leaves_a_gap(swept: Records) -> None:
 
 def test_too_little_to_sweep(swept: Records, frame: pd.DataFrame) -> None:
     with pytest.raises(UserError, match="no two arms that differ on axis 'gamma'"):
-        sweep_plots.sweep(swept, "gamma", frame)
+        sweeps.sweep(swept, "gamma", frame)
 
 
 # -- heat maps
@@ -125,14 +126,14 @@ def test_who_is_as_good_as_the_best_by_hand() -> None:
         records_from(CELLS),
         {"p": {"x": 1, "y": 0}, "q": {"x": 2, "y": 0}, "r": {"x": 1, "y": 1}, "opd": {"x": 0, "y": 0}},
     )
-    table = heat_plots.heat_frame(records, "x", "y").set_index("arm")
+    table = heatmaps.heat_frame(records, "x", "y").set_index("arm")
     assert table["best"].to_dict() == {"opd": False, "p": True, "q": False, "r": False}
     # against p: opd differs on 4 problems (p 2/2^4), q on 1 (p 1), r on 8 (p 2/2^8); Holm: 3·2/256, 2·2/16, 1
     assert table.loc[["opd", "q", "r"], "p_best"].tolist() == [0.125, 1.0, 2 / 256]
     assert table.loc[["opd", "q", "r"], "p_best_holm"].tolist() == [0.25, 1.0, 6 / 256]
     assert table["tied"].to_dict() == {"opd": True, "p": False, "q": True, "r": False}
     assert table["delta"].to_dict() == {"opd": 0.0, "p": 0.5, "q": 0.375, "r": -0.5}
-    figure, _ = heat_plots.heatmap(records, "x", "y")
+    figure, _ = heatmaps.heatmap(records, "x", "y")
     outlined = [(p.get_x(), p.get_linewidth()) for p in figure.axes[0].patches if isinstance(p, Rectangle)]
     assert sorted(outlined) == [(0.04, 1.0), (1.04, 1.8), (2.04, 1.0)]  # opd, p, q from the left
     texts = [text.get_text().split("\n")[0] for text in figure.axes[0].texts]
@@ -140,7 +141,7 @@ def test_who_is_as_good_as_the_best_by_hand() -> None:
 
 
 def test_the_map_agrees_with_the_comparison(swept: Records, frame: pd.DataFrame) -> None:
-    table = heat_plots.heat_frame(swept, "alpha", "beta", frame).set_index("arm")
+    table = heatmaps.heat_frame(swept, "alpha", "beta", frame).set_index("arm")
     whole = frame[frame["bench"] == "macro"].set_index("arm")
     assert len(table) == 12
     for arm, row in table.iterrows():
@@ -160,25 +161,25 @@ def test_the_map_agrees_with_the_comparison(swept: Records, frame: pd.DataFrame)
 def test_maps_of_several_methods_stand_side_by_side() -> None:
     places = {"p": {"x": 0, "y": 0}, "q": {"x": 0, "y": 0}, "r": {"x": 1, "y": 0}}
     methods = {"p": "fire", "q": "tip", "r": "fire"}
-    figure, table = heat_plots.heatmap(at(records_from(CELLS), places, methods), "x", "y")
+    figure, table = heatmaps.heatmap(at(records_from(CELLS), places, methods), "x", "y")
     assert [axes.get_title() for axes in figure.axes[:2]] == ["fire", "tip"]
     assert table["best"].sum() == 1  # one best over all
     with pytest.raises(UserError, match="arm 'q' stands where another does: x = 0, y = 0"):
-        heat_plots.heatmap(at(records_from(CELLS), places), "x", "y")
+        heatmaps.heatmap(at(records_from(CELLS), places), "x", "y")
 
 
 def test_holes_of_a_map() -> None:
     cells = {key: matrix for key, matrix in CELLS.items() if key[0] != "r"} | {("r", 0, "b"): [RIGHT] * 3}
     records = at(records_from(cells), {"p": {"x": 1, "y": 0}, "q": {"x": 2, "y": 0}, "r": {"x": 1, "y": 1}})
     records.manifest["benches"]["b"]["n"] = 8
-    figure, table = heat_plots.heatmap(records, "x", "y")
+    figure, table = heatmaps.heatmap(records, "x", "y")
     assert math.isnan(table.set_index("arm").loc["r", "delta"])
     assert "—" in [text.get_text() for text in figure.axes[0].texts]
     with pytest.raises(UserError, match="no arm on both axes 'x' and 'z'"):
-        heat_plots.heatmap(records, "x", "z")
+        heatmaps.heatmap(records, "x", "z")
     nothing = replace(records, samples=records.samples.iloc[:0])
     with pytest.raises(UserError, match="was measured on every bench"):
-        heat_plots.heatmap(nothing, "x", "y")
+        heatmaps.heatmap(nothing, "x", "y")
 
 
 # -- what a manifest declares

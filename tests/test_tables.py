@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from harness import markup, stats, tables
+from harness import stats, tables
 from harness.errors import UserError
 from harness.records import Records
-from harness.standings import MACRO
+from harness.tables import markup
+from harness.tables.standings import MACRO
 from tests.records_fixture import fake_records, records_from
 
 HOSTILE = "a_b & 50 % <b>$x$</b> | `y` [z](http://q) \\input{/etc/passwd} α≥1 naïve 漢\n\x00\u202e ~^#{}"

@@ -12,8 +12,8 @@ import pytest
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from harness import entropy_plots, rollout_plots, token_plots
 from harness.errors import UserError
+from harness.plots import entropies, rollout_scores, token_weights
 from harness.records import Records
 from tests.profiles_fixture import ENTROPY_EDGES, PROFILE
 from tests.records_fixture import fake_records
@@ -37,11 +37,11 @@ def profiled(rows: list[dict[str, object]], profile: dict[str, object] | None = 
 
 def test_fires_weight_by_hand() -> None:
     # a sure teacher and the most confused student: (1 + 1)(1 + 1); an unsure teacher and a sure student: 1
-    assert entropy_plots.fire_weight(2.0, 0.0, (2.0, 1.0)) == 4
-    assert entropy_plots.fire_weight(0.0, 1.0, (2.0, 1.0)) == 1
+    assert entropies.fire_weight(2.0, 0.0, (2.0, 1.0)) == 4
+    assert entropies.fire_weight(0.0, 1.0, (2.0, 1.0)) == 1
     # cT = 1 - 0.25/1, cS = 0.5/2: 1.75 · 1.25
-    assert entropy_plots.fire_weight(0.5, 0.25, (2.0, 1.0)) == pytest.approx(2.1875)
-    assert entropy_plots.fire_weight(9.0, 9.0, (2.0, 1.0)) == 2  # beyond the maxima the terms are cut at 0 and 1
+    assert entropies.fire_weight(0.5, 0.25, (2.0, 1.0)) == pytest.approx(2.1875)
+    assert entropies.fire_weight(9.0, 9.0, (2.0, 1.0)) == 2  # beyond the maxima the terms are cut at 0 and 1
 
 
 def test_the_weight_is_that_of_the_method() -> None:
@@ -54,12 +54,12 @@ def test_the_weight_is_that_of_the_method() -> None:
     logprobs = torch.zeros(1, 4)
     scores = Scores(mask, logprobs, logprobs - 1, student_entropy=student, teacher_entropy=teacher)
     weight = METHODS["fire"].terms[0].weight(scores)[0]
-    ours = entropy_plots.fire_weight(student[0].numpy(), teacher[0].numpy(), (2.0, 1.5))
+    ours = entropies.fire_weight(student[0].numpy(), teacher[0].numpy(), (2.0, 1.5))
     np.testing.assert_allclose(ours / ours.mean(), weight.numpy() / weight.numpy().mean(), rtol=1e-5)
 
 
 def test_entropy_cells_against_the_records(records: Records) -> None:
-    figure, frame = entropy_plots.entropies(records)
+    figure, frame = entropies.entropies(records)
     assert list(dict.fromkeys(frame["arm"])) == ["opd", "fire", "full-rkl"]  # the baseline, FiRe, the next
     rows = records.profiles[(records.profiles["kind"] == "entropies") & (records.profiles["arm"] == "fire")]
     mine = frame[frame["arm"] == "fire"]
@@ -68,7 +68,7 @@ def test_entropy_cells_against_the_records(records: Records) -> None:
     assert cell["tokens"] == rows.loc[(rows["i"] == 2) & (rows["j"] == 0), "tokens"].sum()
     mesh = next(c for c in figure.axes[4].collections + figure.axes[8].collections if isinstance(c, QuadMesh))
     assert mesh.get_rasterized()  # or a page of many cells would be heavy
-    advantage = entropy_plots.entropies(records, "advantage")[1]
+    advantage = entropies.entropies(records, "advantage")[1]
     cell = advantage[(advantage["arm"] == "fire") & (advantage["student_low"] == 0) & (advantage["teacher_low"] == 0)]
     here = rows[(rows["i"] == 0) & (rows["j"] == 0)]
     assert cell["advantage"].item() == pytest.approx(here["advantage"].sum() / here["tokens"].sum())
@@ -82,17 +82,17 @@ def test_the_maxima_are_those_of_the_bins_of_each_step() -> None:
         {**base, "step": 1, "i": 0, "j": 0},
         {**base, "step": 2, "i": 5, "j": 6, "student_entropy": 0.6, "teacher_entropy": 0.8},
     ]
-    frame = entropy_plots.entropies(profiled(rows))[1].set_index(["student_low", "teacher_low"])
+    frame = entropies.entropies(profiled(rows))[1].set_index(["student_low", "teacher_low"])
     edges = [0.0, *ENTROPY_EDGES]
     student, teacher = (edges[3] + edges[4]) / 2, (edges[6] + edges[7]) / 2
-    want = entropy_plots.fire_weight(student, teacher, (0.25, 0.4))
+    want = entropies.fire_weight(student, teacher, (0.25, 0.4))
     assert frame.loc[(edges[3], edges[6]), "fire_weight"] == pytest.approx(float(want))
 
 
 def test_the_mean_of_few_tokens_has_no_colour() -> None:
     base = {"arm": "opd", "kind": "entropies", "j": 0}
     rows = [{**base, "i": 0, "tokens": 9, "advantage": 9.0}, {**base, "i": 1, "tokens": 10, "advantage": -5.0}]
-    frame = entropy_plots.entropies(profiled(rows), "advantage")[1].set_index("student_low")
+    frame = entropies.entropies(profiled(rows), "advantage")[1].set_index("student_low")
     assert math.isnan(frame.loc[0.0, "advantage"])
     assert frame.loc[ENTROPY_EDGES[0], "advantage"] == -0.5
 
@@ -111,7 +111,7 @@ def test_weight_shares_by_hand() -> None:
         {**base, "arm": "fire", "i": 2, "tokens": 1, "step": 2},
         {**base, "arm": "fire", "i": 3, "tokens": 1, "step": 2},
     ]
-    figure, frame = token_plots.weights(profiled(rows, {"weight_edges": [0.0, 0.5, 1.0, 2.0]}))
+    figure, frame = token_weights.weights(profiled(rows, {"weight_edges": [0.0, 0.5, 1.0, 2.0]}))
     assert [axes.get_title() for axes in figure.axes if axes.axison] == ["OPD, full vocabulary", "FiRe"]
     shares = frame.set_index(["arm", "low"])["share"].to_dict()
     assert shares[("full-rkl", 0.0)] == 25
@@ -124,7 +124,7 @@ def test_weight_shares_by_hand() -> None:
 def test_no_arm_that_weighs_is_no_figure() -> None:
     rows = [{"arm": "opd", "kind": "weights", "i": 2, "tokens": 7}]
     with pytest.raises(UserError, match="no arm of grid 'fake' weighs tokens"):
-        token_plots.weights(profiled(rows, {"weight_edges": [0.0, 0.5, 1.0, 2.0]}))
+        token_weights.weights(profiled(rows, {"weight_edges": [0.0, 0.5, 1.0, 2.0]}))
 
 
 # -- positions
@@ -139,7 +139,7 @@ def test_position_means_by_hand() -> None:
         {**base, "seed": 1, "i": 0, "step": 2, "tokens": 4, "weight": 5.0, "advantage": 0.0, "kl": math.nan},
         {**base, "seed": 1, "i": 1, "tokens": 1, "weight": 1.0, "advantage": 2.0, "kl": math.nan},
     ]
-    figure, frame = token_plots.positions(profiled(rows, {"positions": 2}))
+    figure, frame = token_weights.positions(profiled(rows, {"positions": 2}))
     point = frame.set_index(["metric", "position"])
     # all: (3 + 1 + 5) / 8 tokens; seed 0: 3/2; seed 1: 6/6
     first = point.loc[("weight", 25.0)]
@@ -152,7 +152,7 @@ def test_position_means_by_hand() -> None:
 
 
 def test_positions_against_a_loop(records: Records) -> None:
-    frame = token_plots.positions(records)[1]
+    frame = token_weights.positions(records)[1]
     rows = records.profiles
     rows = rows[(rows["kind"] == "positions") & (rows["arm"] == "tip") & (rows["i"] == 7)]
     point = frame[(frame["arm"] == "tip") & (frame["metric"] == "kl") & (frame["position"] == 37.5)].iloc[0]
@@ -165,7 +165,7 @@ def test_positions_against_a_loop(records: Records) -> None:
 
 
 def test_score_bars_hold_every_graded_rollout(records: Records) -> None:
-    figure, frame = rollout_plots.scores(records)
+    figure, frame = rollout_scores.scores(records)
     graded = records.rollouts[records.rollouts["correct"].notna()]
     for arm, part in graded.groupby("arm"):
         mine = frame[frame["arm"] == arm]
@@ -186,7 +186,7 @@ def test_score_bars_hold_every_graded_rollout(records: Records) -> None:
 
 def test_scores_of_zero_and_of_one_value_can_be_drawn(records: Records) -> None:
     flat = replace(records, rollouts=records.rollouts.assign(score=0.0))
-    frame = rollout_plots.scores(flat)[1]
+    frame = rollout_scores.scores(flat)[1]
     assert frame["rollouts"].sum() == records.rollouts["correct"].notna().sum()
 
 
@@ -200,13 +200,13 @@ def test_routing_by_hand() -> None:
         ("opd", 1, 1, "code", 50, -1.0, -1.0, True),
     ]
     made = replace(fake_records(arms=2, seeds=1), rollouts=pd.DataFrame(rows, columns=columns))
-    figure, frame = rollout_plots.routing(made)
+    figure, frame = rollout_scores.routing(made)
     point = frame.set_index("domain").loc["math"]
     # share: 40 of 100 and 50 of 100 tokens; KL: (30·0.5 + 10·2.5)/40 = 1 and 0; score: -2 and -1; kept: 1/2 and 1
     assert (point["share"], point["share_low"], point["share_high"]) == pytest.approx((45, 40, 50))
     assert (point["kl"], point["kl_high"]) == pytest.approx((0.5, 1.0))
     assert (point["score"], point["kept"], point["seeds"]) == pytest.approx((-1.5, 75, 2))
-    assert [axes.get_title() for axes in figure.axes[:4]] == [title for _, title in rollout_plots.ROUTED]
+    assert [axes.get_title() for axes in figure.axes[:4]] == [title for _, title in rollout_scores.ROUTED]
     assert [axes.get_ylabel() for axes in figure.axes[::4]] == ["code", "math"]
 
 
@@ -215,7 +215,7 @@ def test_routing_by_hand() -> None:
 Draw = Callable[[Records], tuple[Figure, pd.DataFrame]]
 
 
-@pytest.mark.parametrize("draw", [entropy_plots.entropies, token_plots.weights, token_plots.positions])
+@pytest.mark.parametrize("draw", [entropies.entropies, token_weights.weights, token_weights.positions])
 def test_records_without_profiles_say_so(draw: Draw, records: Records) -> None:
     with pytest.raises(UserError, match="grid 'fake' has no recorded token"):
         draw(replace(records, profiles=pd.DataFrame()))
@@ -224,7 +224,7 @@ def test_records_without_profiles_say_so(draw: Draw, records: Records) -> None:
         draw(replace(records, manifest=manifest))
 
 
-@pytest.mark.parametrize("draw", [rollout_plots.scores, rollout_plots.routing])
+@pytest.mark.parametrize("draw", [rollout_scores.scores, rollout_scores.routing])
 def test_records_without_rollouts_say_so(draw: Draw, records: Records) -> None:
     with pytest.raises(UserError, match="grid 'fake' has no recorded rollouts"):
         draw(replace(records, rollouts=pd.DataFrame()))
@@ -232,11 +232,11 @@ def test_records_without_rollouts_say_so(draw: Draw, records: Records) -> None:
 
 def test_other_refusals(records: Records) -> None:
     with pytest.raises(UserError, match="is of domain 'math': nothing is routed"):
-        rollout_plots.routing(replace(records, rollouts=records.rollouts.assign(domain="math")))
+        rollout_scores.routing(replace(records, rollouts=records.rollouts.assign(domain="math")))
     with pytest.raises(UserError, match="color='sign' is unknown"):
-        entropy_plots.entropies(records, "sign")
+        entropies.entropies(records, "sign")
     with pytest.raises(UserError, match="arm 'teacher' has no recorded entropies"):
-        entropy_plots.entropies(records, arms=["opd", "teacher"])
+        entropies.entropies(records, arms=["opd", "teacher"])
     blind = replace(records, profiles=records.profiles.assign(kl=math.nan))
     with pytest.raises(UserError, match="no kl of its tokens: its teachers gave no logits"):
-        entropy_plots.entropies(blind, "kl")
+        entropies.entropies(blind, "kl")

@@ -21,7 +21,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.records import append_jsonl, cut_jsonl
-from harness.tracking import TRACKERS, open_trackers
+from harness.runs.tracking import TRACKERS, open_trackers
 from tests.conftest import ROOT
 from tests.worlds import tiny_spec
 
@@ -206,7 +206,7 @@ def test_a_missing_package_is_told_at_the_start(name: str, tmp_path: Path, monke
 
 def test_nothing_of_a_dashboard_is_imported_before_it_is_wanted() -> None:
     code = (
-        "import sys, harness.tracking\n"
+        "import sys, harness.runs.tracking\n"
         "print({m.partition('.')[0] for m in sys.modules} & {'torch', 'tensorboard', 'wandb', 'trackio'})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
@@ -249,7 +249,7 @@ def test_tensorboards_own_files_hold_the_records(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from harness.tracking import open_trackers
+from harness.runs.tracking import open_trackers
 from tests.test_tracking import SPEC, row
 [tracker] = open_trackers(["tensorboard"], Path(sys.argv[1]), "x-1", SPEC)
 for step in range(1, 4):

@@ -89,7 +89,7 @@ def _setting(item: str) -> tuple[str, str]:
 
 def _chosen(grid: Any, args: argparse.Namespace) -> list[Any]:
     """The cells that this command is to run: of the arms and the shard that it names."""
-    from harness.execution import shard
+    from harness.runs.execution import shard
 
     names = [name for name, _ in grid.arms]
     if unknown := [arm for arm in args.only if arm not in names]:
@@ -128,8 +128,8 @@ def _dry_run(grid: Any, args: argparse.Namespace) -> int:
     from rich.markup import escape
     from rich.table import Table
 
-    from harness import estimates, pace
-    from harness.states import read_state
+    from harness.runs import estimates, pace
+    from harness.runs.states import read_state
 
     console, runs = _console(), runs_folder(args)
     table = Table(title=f"{escape(grid.name)}: {escape(grid.title)}", title_justify="left", box=None)
@@ -163,7 +163,7 @@ def _dry_run(grid: Any, args: argparse.Namespace) -> int:
 
 def _differs(grid: Any, cell: Any) -> str:
     """What makes an arm another run than the baseline's, in words of its declaration."""
-    from harness.collection import changes
+    from harness.runs.collection import changes
 
     arm, base = dict(grid.arms)[cell.arm], dict(grid.arms)[grid.baseline]
     if cell.arm == grid.baseline:
@@ -179,10 +179,10 @@ def run_grid(grid: Any, args: argparse.Namespace, chosen: list[Any] | None = Non
     """Runs what is missing of a grid, or of the chosen cells; collects its records, writes its report."""
     from rich.console import Console
 
-    from harness.execution import local, planned, run_cells
-    from harness.monitor import Monitor
-    from harness.run import is_done
-    from harness.states import Plan, read_state, write_plan
+    from harness.runs.cell import is_done
+    from harness.runs.execution import local, planned, run_cells
+    from harness.runs.monitor import Monitor
+    from harness.runs.states import Plan, read_state, write_plan
 
     console, jobs = Console(), _jobs(args)
     runs = runs_folder(args)
@@ -190,7 +190,7 @@ def run_grid(grid: Any, args: argparse.Namespace, chosen: list[Any] | None = Non
     chosen = cells if chosen is None else chosen
     ray = getattr(args, "executor", "local") == "ray"
     if ray:
-        from harness.ray_executor import on_ray
+        from harness.runs.ray_executor import on_ray
 
         runs = runs.absolute()  # a worker may live in another folder
         executor = on_ray(args.jobs, 1.0 if args.cpus is None else args.cpus, args.gpus or 0.0, args.procs)
@@ -219,10 +219,10 @@ def run_grid(grid: Any, args: argparse.Namespace, chosen: list[Any] | None = Non
 
 def _report(grid: Any, cells: list[Any], runs: Path, publish: bool, console: Any) -> int:
     """Records, tables, figures and page of what is finished."""
-    from harness.collection import keep
     from harness.commands.report import write
     from harness.records import RESULTS
-    from harness.run import is_done
+    from harness.runs.cell import is_done
+    from harness.runs.collection import keep
 
     if not any(is_done(cell, runs) for cell in cells):
         console.print(f"nothing to report: no cell is finished in {runs}", soft_wrap=True)

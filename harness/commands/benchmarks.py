@@ -79,7 +79,7 @@ def explained(name: str, data_dir: str | None) -> dict[str, Any]:
     from pathlib import Path
 
     from harness.benchmarks import BENCHMARKS, load_benchmark, prompt_hash, render_prompt
-    from harness.slices import slices
+    from harness.benchmarks.slices import slices
 
     spec = BENCHMARKS.get(name)
     if spec and not spec.toy and data_dir is None and not os.environ.get("OPD_DATA"):

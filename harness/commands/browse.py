@@ -32,9 +32,9 @@ def run(args: argparse.Namespace) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from harness.browse import LARGE, write_page
-    from harness.markup import shorten
-    from harness.suspicions import KINDS
+    from harness.samples import LARGE, write_page
+    from harness.samples.suspicions import KINDS
+    from harness.tables.markup import shorten
 
     console = Console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:

@@ -32,12 +32,11 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.text import Text
 
-    from harness import claims_report
-    from harness.claims import claims
-    from harness.ledger import load_reported
-    from harness.markup import to_rich
-    from harness.printed import numbers
+    from harness.claims import claims, report
+    from harness.claims.ledger import load_reported
+    from harness.claims.printed import numbers
     from harness.records import RESULTS, load
+    from harness.tables.markup import to_rich
 
     reported = args.reported or RESULTS / "reported"
     kept = sorted((RESULTS / "records").glob("*/manifest.json"))
@@ -45,26 +44,24 @@ def run(args: argparse.Namespace) -> int:
     printed = numbers(load_reported(reported))
     shown = _filtered(frame, args)
     # what is written is always whole: a filter must not leave a part of the table behind
-    written = claims_report.write(frame, printed, args.out or RESULTS)
+    written = report.write(frame, printed, args.out or RESULTS)
     if args.json:
-        print(json.dumps(claims_report.as_data(shown), indent=1, ensure_ascii=False))
+        print(json.dumps(report.as_data(shown), indent=1, ensure_ascii=False))
         return 0
     console = Console()
-    console.print(to_rich(claims_report.table(shown), f"{len(shown)} of {len(frame)} published gains"))
-    for reason in claims_report.reasons(shown):
+    console.print(to_rich(report.table(shown), f"{len(shown)} of {len(frame)} published gains"))
+    for reason in report.reasons(shown):
         console.print(Text(f"• {reason}"))
     printed = printed if args.paper is None else printed[printed["paper"] == args.paper]
-    if len(claims_report.impossible(printed)):
-        console.print(
-            to_rich(claims_report.grim_table(printed, ks=False), "Numbers that their stated design cannot give")
-        )
+    if len(report.impossible(printed)):
+        console.print(to_rich(report.grim_table(printed, ks=False), "Numbers that their stated design cannot give"))
     console.print(f"tables and figure: {written[0].parent}, {written[-1].parent}", soft_wrap=True, highlight=False)
     return 0
 
 
 def _filtered(frame: pd.DataFrame, args: argparse.Namespace) -> pd.DataFrame:
     """The claims that were asked for: the headline ones where nothing was."""
-    from harness.claims_report import headline
+    from harness.claims.report import headline
 
     wanted = {"paper": args.paper, "benchmark": args.benchmark, "method": args.method}
     wanted = {column: value for column, value in wanted.items() if value is not None}

@@ -30,11 +30,11 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.text import Text
 
-    from harness import markup, pairing
-    from harness.dumbbells import figure
-    from harness.evaluations import load_evaluation
+    from harness.evaluation.evaluations import load_evaluation
+    from harness.plots.dumbbells import figure
+    from harness.plots.style import save
     from harness.records import RESULTS, write_atomic
-    from harness.style import save
+    from harness.tables import markup, pairing
 
     a, b = load_evaluation(args.a), load_evaluation(args.b)
     pairs, warnings = pairing.pair(a, b, args.allow)

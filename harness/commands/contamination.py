@@ -36,9 +36,8 @@ def run(args: argparse.Namespace) -> int:
     from rich.progress import Progress
     from rich.table import Table
 
-    from harness import contamination
-    from harness.benchmarks import load_benchmark
-    from harness.evaluations import load_evaluation
+    from harness.benchmarks import contamination, load_benchmark
+    from harness.evaluation.evaluations import load_evaluation
     from harness.records import RESULTS
 
     if str(args.train).startswith("toy:"):

@@ -67,11 +67,11 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from harness.benchmarks import load_benchmark
-    from harness.evaluate import evaluate
-    from harness.evaluations import load_evaluation
-    from harness.monitor import single_bar
+    from harness.evaluation import evaluate
+    from harness.evaluation.evaluations import load_evaluation
+    from harness.evaluation.summary import measured, summary
     from harness.records import write_atomic
-    from harness.summary import measured, summary
+    from harness.runs.monitor import single_bar
 
     _check(args)
     tasks = [bench.removeprefix(LM_EVAL) for bench in args.bench if bench.startswith(LM_EVAL)]
@@ -120,7 +120,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def plan_for(args: argparse.Namespace, bench: str, loaded: Any) -> Any:
     """What to sample of a benchmark, from the options and the benchmark's own defaults."""
-    from harness.evaluate import EvalPlan
+    from harness.evaluation import EvalPlan
 
     return EvalPlan(
         bench,
@@ -137,7 +137,7 @@ def plan_for(args: argparse.Namespace, bench: str, loaded: Any) -> Any:
 
 def _identity(args: argparse.Namespace, plans: list[Any]) -> str:
     """What answers: a model with the fingerprint of its files, a server's model, a file of responses."""
-    from harness import assets
+    from harness.runs import assets
 
     if args.engine == "replay":
         import hashlib
@@ -155,12 +155,13 @@ def _identity(args: argparse.Namespace, plans: list[Any]) -> str:
 
 def _responders(args: argparse.Namespace, loaded: dict[str, Any], name: str) -> Any:
     """A function of (bench, plan) that gives what answers it; a model is loaded once for all benchmarks."""
-    from harness import assets, responders
+    from harness.evaluation import responders
+    from harness.runs import assets
 
     if args.engine == "replay":
         return lambda bench, plan: responders.ReplayResponder(args.responses, loaded[bench], name)
     if args.engine == "server":
-        from harness.server import ServerResponder
+        from harness.evaluation.server import ServerResponder
 
         extras = not args.plain_requests
         return lambda bench, plan: ServerResponder(
@@ -193,9 +194,9 @@ def _folder(args: argparse.Namespace, name: str) -> Path:
 
 def _lm_eval(args: argparse.Namespace, tasks: list[str], out: Path, name: str, console: Any) -> list[str]:
     """lm-eval's own tasks, entered beside the others; returns the benchmarks that have verdicts."""
-    from harness.evaluate import check_model, enter
+    from harness.evaluation import check_model, enter
     from harness.lmeval.runs import numbers_table, passthrough
-    from harness.monitor import single_bar
+    from harness.runs.monitor import single_bar
 
     check_model(out, name)
     with single_bar("lm-eval", console) as update:

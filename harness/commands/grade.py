@@ -19,11 +19,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from harness.evaluate import regrade
-    from harness.evaluations import MANIFEST, evaluation_folder, load_evaluation
-    from harness.monitor import single_bar
+    from harness.evaluation import regrade
+    from harness.evaluation.evaluations import MANIFEST, evaluation_folder, load_evaluation
+    from harness.evaluation.summary import measured, summary
     from harness.records import write_atomic
-    from harness.summary import measured, summary
+    from harness.runs.monitor import single_bar
 
     last = evaluation_folder(args.folder)
     if last is None:

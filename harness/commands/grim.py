@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UserError
 
 if TYPE_CHECKING:
-    from harness.grim import Grim
+    from harness.stats.grim import Grim
 
 HELP = "whether a reported percentage can come from n problems and k samples of each"
 EXAMPLES = (
@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from harness.grim import average, designs
+    from harness.stats.grim import average, designs
 
     if args.mean_of:
         if args.n is not None or args.k is not None or args.gain:
@@ -60,7 +60,7 @@ def _show(tested: Sequence[Grim], single: bool, gain: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from harness.printed import COMMON_KS
+    from harness.claims.printed import COMMON_KS
 
     console = Console(highlight=False)
     console.print(_sentence(tested[0], gain) if single else _summary(tested), soft_wrap=True)
@@ -93,7 +93,7 @@ def _sentence(one: Grim, gain: bool) -> str:
 
 def _summary(tested: Sequence[Grim]) -> str:
     """Which numbers of samples can have given the value."""
-    from harness.printed import runs
+    from harness.claims.printed import runs
 
     fine = [one.k for one in tested if one.verdict in ("possible", "untestable")]
     first = next((one.k for one in tested if not one.informative), None)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from harness.power import Design, Question, ReportedGain, Size
-    from harness.registry import Benchmark
+    from harness.benchmarks.registry import Benchmark
+    from harness.stats.power import Design, Question, ReportedGain, Size
 
 HELP = "what difference a design can resolve, and whether a gain would be seen"
 EXAMPLES = (
@@ -72,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _design(args: argparse.Namespace) -> tuple[Design, Benchmark | None]:
     """What the options describe, and the benchmark they name."""
-    from harness.power import Design
-    from harness.registry import BENCHMARKS
+    from harness.benchmarks.registry import BENCHMARKS
+    from harness.stats.power import Design
 
     bench = None if args.bench is None else BENCHMARKS.get(args.bench)
     if args.bench is not None and bench is None:
@@ -112,7 +112,7 @@ class _Page:
         alpha: float,
         comparisons: int,
     ) -> None:
-        from harness.power import QUESTIONS, reported_gain
+        from harness.stats.power import QUESTIONS, reported_gain
 
         self.design, self.gain = design, gain
         self.label = bench.label if bench else ""
@@ -178,7 +178,7 @@ class _Page:
         """The least gain seen with each factor more of each size, and with no end of it."""
         from dataclasses import replace
 
-        from harness.power import limit, quantiles
+        from harness.stats.power import limit, quantiles
 
         found: dict[Size, list[float]] = {}
         for size in SIZES:
@@ -188,7 +188,7 @@ class _Page:
         return found
 
     def _enough(self, gain: float) -> dict[Size, int | None]:
-        from harness.power import needed
+        from harness.stats.power import needed
 
         return {size: needed(self.design, gain, size, self.power, self.alpha) for size in SIZES}
 

@@ -25,9 +25,9 @@ def run(args: argparse.Namespace) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from harness.monitor import status_table
     from harness.records import RESULTS
-    from harness.states import plans, read_plan, read_state
+    from harness.runs.monitor import status_table
+    from harness.runs.states import plans, read_plan, read_state
 
     runs: Path = args.runs or RESULTS / "runs"
     console = Console()

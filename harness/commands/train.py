@@ -54,12 +54,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from harness import assets
-    from harness.evaluations import load_evaluation
-    from harness.monitor import single_bar
+    from harness.evaluation.evaluations import load_evaluation
+    from harness.evaluation.summary import measured, summary
     from harness.records import RESULTS, read_jsonl
-    from harness.run import Cell, run_cell
-    from harness.summary import measured, summary
+    from harness.runs import assets
+    from harness.runs.cell import Cell, run_cell
+    from harness.runs.monitor import single_bar
 
     spec = assets.pin(_spec(args))
     assets.open_source(spec.data.source, spec.seed)
@@ -120,7 +120,7 @@ def _spec(args: argparse.Namespace) -> Any:
 
 def _plan(args: argparse.Namespace, bench: str) -> Any:
     from harness.benchmarks import load_benchmark
-    from harness.evaluate import EvalPlan
+    from harness.evaluation import EvalPlan
 
     spec = load_benchmark(bench, args.data_dir).spec
     k = spec.k if args.k is None else args.k

@@ -14,7 +14,7 @@ from typing import Final
 from harness.answers import CHECKER_VERSIONS
 from harness.benchmarks import LoadedBenchmark, prompt_hash, render_prompt
 from harness.errors import UserError
-from harness.evaluate import EvalPlan
+from harness.evaluation import EvalPlan
 from harness.lmeval.hooks import METRICS
 from harness.records import write_atomic
 

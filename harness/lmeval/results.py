@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.benchmarks import prompt_hash
-from harness.evaluations import stem
+from harness.evaluation.evaluations import stem
 from harness.lmeval.rows import Choice, Facts, Sample, Tables, choose, tables, verdict
 from harness.lmeval.runs import Job, Number
 from harness.records import write_atomic

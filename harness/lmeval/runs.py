@@ -152,7 +152,7 @@ def _check(engine: str, base_url: str | None, include_path: str | Path | None) -
 
 
 def _model(model: str, engine: str) -> str:
-    from harness.assets import model_folder
+    from harness.runs.assets import model_folder
 
     return model if engine == "server" else str(model_folder(model).resolve())
 

@@ -18,12 +18,12 @@ import ray
 
 from harness.commands import ablate
 from harness.errors import UserError
-from harness.evaluate import toy_plan
-from harness.execution import run_cells
-from harness.ray_executor import on_ray
+from harness.evaluation import toy_plan
 from harness.records import load
-from harness.run import Cell, is_done
-from harness.states import read_state
+from harness.runs.cell import Cell, is_done
+from harness.runs.execution import run_cells
+from harness.runs.ray_executor import on_ray
+from harness.runs.states import read_state
 from tests.conftest import ROOT
 from tests.mini_grid import GRID as MINI
 from trainer.config import Data

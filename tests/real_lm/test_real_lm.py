@@ -61,7 +61,7 @@ def evaluated(model, tmp_path_factory) -> Path:
 
 
 def test_every_row_is_there_and_complete(evaluated):
-    from harness.evaluations import graded, load_evaluation, problems, responses
+    from harness.evaluation.evaluations import graded, load_evaluation, problems, responses
 
     samples = load_evaluation(evaluated).samples
     assert samples.groupby("bench").size().to_dict() == {"aime24": 2, "minerva": 2}
@@ -80,7 +80,7 @@ def test_every_row_is_there_and_complete(evaluated):
 
 def test_finish_reasons_follow_from_lengths(evaluated):
     """A response ends by itself, or is as long as allowed."""
-    from harness.evaluations import responses
+    from harness.evaluation.evaluations import responses
 
     rows = [row for bench in BENCHES for row in responses(evaluated, bench)]
     assert len(rows) == 4
@@ -92,7 +92,7 @@ def test_finish_reasons_follow_from_lengths(evaluated):
 
 def test_verdicts_are_those_of_the_checkers_on_the_kept_texts(evaluated):
     from harness.answers import grade_many
-    from harness.evaluations import graded, problems, responses
+    from harness.evaluation.evaluations import graded, problems, responses
 
     for bench in BENCHES:
         asked = problems(evaluated, bench)
@@ -108,7 +108,7 @@ def test_prompts_are_rendered_by_the_models_own_template(evaluated, model):
     from transformers import AutoTokenizer
 
     from harness.benchmarks import prompt_hash
-    from harness.evaluations import problems, read_manifest
+    from harness.evaluation.evaluations import problems, read_manifest
     from trainer.policy import Chat
 
     tokenizer, chat = AutoTokenizer.from_pretrained(model), Chat.load(model)
@@ -138,7 +138,7 @@ def test_the_same_command_again_changes_nothing(evaluated, model):
 def test_it_is_a_language_model_that_answers(model, tmp_path):
     """Weights, tokenizer, template and end-of-sequence fit together: it knows a capital, and stops by itself."""
     from harness.cli import main
-    from harness.evaluations import graded, responses
+    from harness.evaluation.evaluations import graded, responses
 
     questions = tmp_path / "capitals.jsonl"
     rows = [

@@ -22,10 +22,10 @@ pytest.importorskip("vllm")
 
 from harness.benchmarks import load_benchmark, render_prompt
 from harness.errors import UserError
-from harness.evaluate import EvalPlan, evaluate, generate
-from harness.evaluations import load_evaluation
-from harness.responders import Wanted
-from harness.server import ServerResponder
+from harness.evaluation import EvalPlan, evaluate, generate
+from harness.evaluation.evaluations import load_evaluation
+from harness.evaluation.responders import Wanted
+from harness.evaluation.server import ServerResponder
 from harness.toy import STUDENT
 from trainer.data import derive_seed
 from trainer.rollout import Sampling
