@@ -17,7 +17,8 @@ import pytest
 
 from harness.errors import UserError
 from harness.records import Records
-from harness.report import tokenpage, write_report
+from harness.report import write_report
+from harness.samples import tokenpage
 from tests.records_fixture import fake_records, fake_rollout, records_from
 from tests.test_plots import check_files
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from harness.check.environment import environment
+from harness.check import environment
 from harness.check.findings import Finding, Progress, few, right
 from harness.errors import UserError
 
@@ -247,7 +247,7 @@ def _parameters(path: Path) -> int:
 
 #: The parts of `opd check`, in its order.
 PARTS: Final[dict[str, Callable[..., Iterator[Finding]]]] = {
-    "environment": environment,
+    "environment": environment.environment,
     "data": data,
     "golds": golds,
     "methods": methods,

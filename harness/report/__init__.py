@@ -14,7 +14,7 @@ from harness import tables
 from harness.errors import UserError
 from harness.plots.figures import GROUPS, drawings
 from harness.plots.style import save, svg
-from harness.report import tokenpage
+from harness.samples import tokenpage
 from harness.tables import filtering, markup
 from harness.tables.markup import shorten
 from harness.tables.standings import order

@@ -22,7 +22,7 @@ from markupsafe import Markup
 from harness.answers.golds import gold_of
 from harness.errors import UserError
 from harness.evaluation.evaluations import evaluation_folder, graded, problems, read_manifest, stem
-from harness.report import tokenpage
+from harness.samples import tokenpage
 from harness.samples.excerpts import parts_of
 from harness.samples.suspicions import KINDS, read, suspicions
 from harness.stats import avg_at_k
