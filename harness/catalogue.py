@@ -219,7 +219,7 @@ def _matters(field: Field[Any], child: Any) -> bool:
 
 def needs(objective: Objective) -> str:
     """The most that is asked of the teacher, and what is asked of others."""
-    of_teacher = next(need for need in ("logits", "entropy", "logprobs") if need in objective.needs)
+    of_teacher = next(need for need in ("logits", "entropy", "topk_logprobs", "logprobs") if need in objective.needs)
     return ", ".join([of_teacher, *(BESIDES[name] for name in sorted(objective.reads & set(BESIDES)))])
 
 

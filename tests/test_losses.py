@@ -93,7 +93,8 @@ def test_squared_log_ratio_by_hand() -> None:
 
 def test_needs() -> None:
     assert PolicyGradient.needs == SquaredLogRatio.needs == {"logprobs"}
-    assert Divergence.needs == SkewKL.needs == {"logits"}
+    assert Divergence().needs == SkewKL.needs == Divergence(1.0, TopK(4, "student")).needs == {"logits"}
+    assert Divergence(0.0, TopK(4)).needs == {"topk_logprobs"}
 
 
 # --- top-k supports -------------------------------------------------------------------------------------------

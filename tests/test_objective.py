@@ -197,7 +197,11 @@ def test_needs_of_the_teacher() -> None:
     assert METHODS["full-rkl"].needs == {"logprobs", "logits"}
     assert METHODS["tip-sampled"].needs == {"logprobs", "logits"}  # the loss is sampled, the selection is not
     assert METHODS["tip-sampled"].loss_needs == {"logprobs"}
-    assert METHODS["eopd"].needs == {"logprobs", "logits", "entropy"}
+    assert METHODS["eopd"].needs == {"logprobs", "topk_logprobs", "entropy"}
+    assert METHODS["topk-fkl"].needs == {"logprobs", "topk_logprobs"}
+    assert METHODS["topk-rkl"].needs == {"logprobs", "logits"}  # the student's most likely ids
+    assert {METHODS[name].top_k for name in ("eopd", "lsm", "topk-fkl")} == {16}
+    assert {METHODS[name].top_k for name in ("opd", "full-rkl", "topk-rkl")} == {0}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -97,7 +97,11 @@ class Divergence:
     beta: float = 1.0
     support: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
-    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+    @property
+    def needs(self) -> frozenset[str]:
+        """The teacher's distribution; of it only the most likely ids where the support is made of them."""
+        theirs = isinstance(self.support, TopK) and self.support.of == "teacher"
+        return frozenset({"topk_logprobs"} if theirs else {"logits"})
 
     def target(self, scores: Scores) -> None:
         return None

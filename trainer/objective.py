@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trainer.filters import Filter, KeepAll
-from trainer.losses import Loss, Tokens
+from trainer.losses import Loss, Tokens, TopK
 from trainer.scores import FROM_LOGITS, Block, Scope, Scores, scope_reads, segment_sum, segments
 from trainer.weights import Uniform, Weight
 
@@ -136,8 +136,14 @@ class Objective:
         return frozenset().union(*(term.loss.needs for term in self.terms))
 
     @property
+    def top_k(self) -> int:
+        """The most ids that a loss on the teacher's most likely ids asks for; 0 where there is none."""
+        supports = [getattr(term.loss, "support", None) for term in self.terms]
+        return max((one.k for one in supports if isinstance(one, TopK) and one.of == "teacher"), default=0)
+
+    @property
     def needs(self) -> frozenset[str]:
-        """What the teacher must provide: a subset of `logprobs`, `entropy`, `logits`."""
+        """What the teacher must provide: a subset of `logprobs`, `entropy`, `logits`, `topk_logprobs`."""
         found = self.loss_needs | {"logprobs"}
         if "teacher_entropy" in self.reads:
             found |= {"entropy"}

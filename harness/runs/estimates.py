@@ -166,7 +166,7 @@ def of_cell(cell: Cell, given: Assumptions = A100) -> Estimate:
     again = passed - head if spec.machine.gradient_checkpointing else 0.0
     per_rollout = passed + kept * (3 * passed + again)
     per_rollout += sum(forward(teacher, given.prompt, response) for teacher in teachers) / len(teachers)
-    if "logits" in objective.loss_needs:  # the teacher's distributions once more, where there is a gradient
+    if objective.loss_needs & {"logits", "topk_logprobs"}:  # the teacher's distributions once more, where there is a gradient
         per_rollout += trained * sum(response * 2 * teacher.head for teacher in teachers) / len(teachers)
     if reference:
         per_rollout += forward(reference, given.prompt, response)
