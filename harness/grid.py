@@ -240,10 +240,12 @@ class Grid:
     def edited(self, settings: Settings) -> Grid:
         """The grid with another base run, under a name that says so: its records are not those of the grid as declared.
 
+        What only concerns the machine changes no record, and no name.
+
         Raises:
             UserError: for a path that is not the base run's, or that the arms override one and all.
         """
-        made = self
+        made, counted = self, []
         for path, text in settings:
             field = path.partition(".")[0]
             if field in _OF_THE_GRID:
@@ -254,16 +256,16 @@ class Grid:
                 )
             base = edit(made.base, path, text)
             changed = replace(made, base=base)
-            if base.identity() != made.base.identity() and not any(
-                changed.spec(arm, 0).identity() != made.spec(arm, 0).identity() for _, arm in self.arms
-            ):
-                raise UserError(f"option '{path}' would be ignored: every arm of '{self.name}' sets it itself")
+            if base.identity() != made.base.identity():
+                if all(changed.spec(arm, 0).identity() == made.spec(arm, 0).identity() for _, arm in self.arms):
+                    raise UserError(f"option '{path}' would be ignored: every arm of '{self.name}' sets it itself")
+                counted.append((path, text))
             made = changed
-        if not settings:
-            return self
-        said = "-".join(f"{path}={text}" for path, text in settings)
-        title = f"{self.title} ({', '.join(f'{path} = {text}' for path, text in settings)})"
-        return replace(made, name=_for_a_file(f"{self.name}-{said}"), title=title, settings=(*self.settings, *settings))
+        if not counted:  # what only the machine has to do with makes the same records
+            return made
+        said = "-".join(f"{path}={text}" for path, text in counted)
+        title = f"{self.title} ({', '.join(f'{path} = {text}' for path, text in counted)})"
+        return replace(made, name=_for_a_file(f"{self.name}-{said}"), title=title, settings=(*self.settings, *counted))
 
     def _references(self) -> dict[str, str]:
         """Name of the row → model, for the start of training and every teacher."""
@@ -274,7 +276,9 @@ class Grid:
 
     def cells(self) -> list[Cell]:
         """References first, then arm by arm within each seed, so that early cells already compare."""
-        cells = [Cell(name, 0, self.evals, model=model, curve=self.curve) for name, model in self._references().items()]
+        base = self.base
+        common = Cell("", 0, self.evals, curve=self.curve, dtype=base.dtype, engine=base.engine, machine=base.machine)
+        cells = [replace(common, arm=name, model=model) for name, model in self._references().items()]
         for seed in self.seeds:
             for name, arm in self.arms:
                 spec = assets.pin(self.spec(arm, seed))

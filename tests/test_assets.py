@@ -147,7 +147,7 @@ def table(path: Path, content: list[dict[str, Any]]) -> Path:
 
 
 def test_a_parquet_table_in_verls_layout_gives_prompts(tmp_path: Path) -> None:
-    source = assets.open_source(str(table(tmp_path / "x.parquet", rows())), seed=0)
+    source = assets.open_source(Data(str(table(tmp_path / "x.parquet", rows()))), seed=0)
     batch = source.batch(0, 5)
     assert sorted(p.text for p in batch) == [f"What is {i} + 1?" for i in range(5)]
     assert {(p.text, p.answer, p.domain) for p in batch} >= {
@@ -161,18 +161,18 @@ def test_a_parquet_table_in_verls_layout_gives_prompts(tmp_path: Path) -> None:
 
 def test_a_plain_parquet_table_gives_prompts(tmp_path: Path) -> None:
     path = table(tmp_path / "x.parquet", [{"problem": "1+1", "answer": 2}, {"problem": "2+2", "answer": 4}])
-    found = {(p.text, p.answer, p.domain) for p in assets.open_source(str(path), 0).batch(0, 2)}
+    found = {(p.text, p.answer, p.domain) for p in assets.open_source(Data(str(path)), 0).batch(0, 2)}
     assert found == {("1+1", "2", ""), ("2+2", "4", "")}
 
 
 def test_prompts_from_the_hub(hub: Path, tmp_path: Path) -> None:
     path = table(tmp_path / "local.parquet", rows())
     cached(hub, "datasets", "me/data", {"a/x.parquet": path})
-    assert len({p.id for p in assets.open_source("hub:me/data:a/x.parquet", 0).batch(0, 5)}) == 5
+    assert len({p.id for p in assets.open_source(Data("hub:me/data:a/x.parquet"), 0).batch(0, 5)}) == 5
     with pytest.raises(UserError, match="names no file of the data set"):
-        assets.open_source("hub:me/data", 0)
+        assets.open_source(Data("hub:me/data"), 0)
     with pytest.raises(UserError, match="cannot be fetched"):
-        assets.open_source("hub:me/data:b.parquet", 0)
+        assets.open_source(Data("hub:me/data:b.parquet"), 0)
 
 
 def test_a_file_of_published_runs_must_be_that_file(hub: Path, tmp_path: Path) -> None:
@@ -180,6 +180,6 @@ def test_a_file_of_published_runs_must_be_that_file(hub: Path, tmp_path: Path) -
     path = table(tmp_path / "local.parquet", rows())
     cached(hub, "datasets", "Keven16/G-OPD-Training-Data", {"Eurus/code_train.parquet": path})
     with pytest.raises(UserError, match=r"not the file that the published runs used \(SHA-256 .*not ea31611a8f32e2fc"):
-        assets.open_source(known, 0)
+        assets.open_source(Data(known), 0)
     spec = replace(MINI.base, data=Data(known))
     assert dict(assets.pin(spec).digests)[known].startswith("ea31611a8f32e2fcf3f24a48")

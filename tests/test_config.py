@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import ROOT
-from trainer.config import Data, Lora, Machine, Optim, RunSpec, differences, digest
+from trainer.config import Data, Lora, Machine, Optim, RunSpec, Vllm, differences, digest, served
 from trainer.errors import UserError
 from trainer.methods import METHODS
 from trainer.rollout import Sampling
@@ -39,6 +39,10 @@ OTHER: dict[str, Any] = {
     "data.source": "other.jsonl",
     "data.prompts": 9,
     "data.samples": 3,
+    "data.column": "question",
+    "data.max_prompt": 512,
+    "data.duplicates": "keep",
+    "engine": "vllm",
     "rollout.max_tokens": 33,
     "rollout.temperature": 0.7,
     "optim.lr": 1e-4,
@@ -101,12 +105,15 @@ def test_every_hashed_field_changes_the_id_and_is_named(path: str) -> None:
 
 
 def test_no_machine_field_changes_the_id() -> None:
-    machine = Machine("cuda", 1, 2, 3, 4, 5, gradient_checkpointing=True, offload_teacher=True, shard=True, patience=6)
-    other = replace(SPEC, machine=machine)
-    assert all(getattr(other.machine, f.name) != getattr(SPEC.machine, f.name) for f in fields(Machine))
-    assert other.run_id == SPEC.run_id
-    assert other == SPEC
-    assert differences(SPEC.identity(), other.identity()) == []
+    vllm = Vllm("http://h:1", "/shared", 0.3, 2, 4096, sleep=True)
+    machine = Machine("cuda", 1, 2, 3, 4, 5, True, True, True, patience=6, score_cache="scores", vllm=vllm)
+    assert all(getattr(machine, f.name) != getattr(SPEC.machine, f.name) for f in fields(Machine))
+    assert all(getattr(vllm, f.name) != getattr(Vllm(), f.name) for f in fields(Vllm))
+    base = replace(SPEC, engine="vllm")
+    other = replace(base, machine=machine)
+    assert other.run_id == base.run_id
+    assert other == base
+    assert differences(base.identity(), other.identity()) == []
 
 
 @given(
@@ -122,10 +129,9 @@ def test_the_order_of_edits_and_teachers_does_not_count(order: Any, teachers: An
     assert replace(spec, teachers=tuple(swapped.items())).run_id != spec.run_id
 
 
-def test_without_adapters_runs_keep_the_ids_they_had() -> None:
-    assert "lora" not in SPEC.identity()
+def test_without_adapters_their_scale_does_not_count() -> None:
     assert replace(SPEC, lora=Lora(0, 5.0)).run_id == SPEC.run_id
-    assert "lora" in replace(SPEC, lora=Lora(1)).identity()
+    assert replace(SPEC, lora=Lora(1)).run_id != SPEC.run_id
     assert edit(SPEC, "lora.rank", "8").lora == Lora(8)
 
 
@@ -211,8 +217,9 @@ def test_differences_and_digest() -> None:
         ({"teachers": ()}, "needs a teacher"),
         ({"teachers": (("math", "a"), ("code", "b"), ("math", "c"))}, "two teachers for domain 'math'"),
         ({"teachers": (("", "a"), ("", "b"))}, "two teachers for all prompts"),
-        ({"data": Data("d", prompts=0)}, "at least one prompt"),
-        ({"data": Data("d", samples=0)}, "at least one prompt and one sample"),
+        ({"engine": "sglang"}, "'engine' is hf or vllm"),
+        ({"machine": Machine(vllm=Vllm(server="http://h:1"))}, "add engine=vllm"),
+        ({"teachers": (("", "server:big"),)}, "'server:big' names no model on a server: write server:MODEL@http"),
         ({"rollout": Sampling(0)}, "'rollout.max_tokens' must be at least 1"),
         ({"rollout": Sampling(8, top_p=0.9)}, "top-p 1"),
         ({"rollout": Sampling(8, top_p=0.9), "importance_cap": 5.0}, "top-p 1"),
@@ -233,6 +240,13 @@ def test_a_run_that_makes_no_sense_is_refused(changes: dict[str, Any], says: str
 @pytest.mark.parametrize(
     "make",
     [
+        lambda: Data("d", prompts=0),
+        lambda: Data("d", samples=0),
+        lambda: Data("d", max_prompt=0),
+        lambda: Data("d", duplicates="some"),  # type: ignore[arg-type]
+        lambda: Vllm(memory=0.0),
+        lambda: Vllm(tensor_parallel=0),
+        lambda: Vllm(context=-1),
         lambda: Machine(micro_batch=0),
         lambda: Machine(engine_batch=0),
         lambda: Machine(checkpoint_every=0),
@@ -254,6 +268,19 @@ def test_a_run_that_makes_no_sense_is_refused(changes: dict[str, Any], says: str
 def test_options_out_of_range_are_refused_before_anything_runs(make: Any) -> None:
     with pytest.raises(UserError):
         make()
+
+
+def test_where_a_server_stands_is_no_part_of_a_run() -> None:
+    here, there = (
+        replace(SPEC, teachers=(("math", f"server:big/model@{url}"),))
+        for url in ("http://127.0.0.1:8000/v1", "https://user:pass@far.example:443/v1")
+    )
+    assert here.run_id == there.run_id != replace(SPEC, teachers=(("math", "server:other@http://h/v1"),)).run_id
+    assert served("server:a@b@http://h") == "server:a@b"  # a revision may stand in a name
+    assert served("toy:teacher-math") == served("hub:a/b@http") == ""
+    engine = replace(SPEC, engine="vllm")
+    assert engine.run_id != SPEC.run_id  # it draws other samples
+    assert replace(engine, machine=Machine(vllm=Vllm(server="http://h:1"))).run_id == engine.run_id
 
 
 def test_a_temperature_is_allowed_where_it_is_corrected() -> None:

@@ -27,6 +27,7 @@ from harness.evaluation.evaluations import COLUMNS, Evaluation
 from harness.runs.assets import open_source
 from harness.stats import avg_at_k
 from tests.conftest import ROOT, shared
+from trainer.config import Data
 
 
 def bench(*problems: str, name: str = "mine") -> LoadedBenchmark:
@@ -231,7 +232,7 @@ print(tracemalloc.get_traced_memory()[1])
 @pytest.mark.parametrize("source", ["toy:math+code", "toy:math:9-12"])
 def test_toy_training_data_hold_no_benchmark_problem(tmp_path, source):
     """Clean by construction: the splits are disjoint by the hash of the prompt."""
-    prompts = open_source(source, seed=0)
+    prompts = open_source(Data(source), 0)
     path = training(tmp_path, *(p.text for step in range(60) for p in prompts.batch(step, 64)))
     names = ("toy-aime", "toy-minerva", "toy-code", "toy-ood", "toy-held-out")
     matches = scan(path, [load_benchmark(name) for name in names])

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import ROOT
-from trainer.data import FilePrompts, JsonlPrompts, Prompt, Shelf, derive_seed, read_jsonl
+from trainer.data import FilePrompts, Prompt, Shelf, derive_seed, read_jsonl
 from trainer.errors import UserError
 
 
@@ -31,7 +31,7 @@ def test_columns_and_their_defaults(tmp_path: Path) -> None:
         {"prompt": "print('ü')"},
         {"problem": "x", "answer": None, "domain": None, "id": None},
     )
-    for source in (JsonlPrompts(path, 0), FilePrompts(path, 0)):
+    for source in (FilePrompts(path, 0, duplicates="keep"), FilePrompts(path, 0)):
         assert list(source.prompts) == [
             Prompt("a", "1+1", "math", "2"),
             Prompt("3", "print('ü')"),
@@ -53,20 +53,20 @@ def test_columns_and_their_defaults(tmp_path: Path) -> None:
 )
 def test_bad_files_are_refused_by_line(tmp_path: Path, lines: list[str], says: str) -> None:
     with pytest.raises(UserError, match=says) as caught:
-        JsonlPrompts(written(tmp_path, *lines), 0)
+        FilePrompts(written(tmp_path, *lines), 0)
     assert "prompts.jsonl" in str(caught.value)
     assert len(str(caught.value)) < 500
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.jsonl does not exist"):
-        JsonlPrompts(tmp_path / "none.jsonl", 0)
+        FilePrompts(tmp_path / "none.jsonl", 0)
     with pytest.raises(UserError, match="is a folder"):
-        JsonlPrompts(tmp_path, 0)
+        FilePrompts(tmp_path, 0)
     binary = tmp_path / "x.jsonl"
     binary.write_bytes(b'{"problem": "\xff\xfe"}\n')
     with pytest.raises(UserError, match="not UTF-8"):
-        JsonlPrompts(binary, 0)
+        FilePrompts(binary, 0)
 
 
 def test_lines_keep_their_numbers(tmp_path: Path) -> None:
@@ -80,13 +80,13 @@ def test_every_epoch_is_a_permutation_and_a_batch_a_function_of_its_step(
     tmp_path_factory: pytest.TempPathFactory, count: int, size: int, seed: int
 ) -> None:
     path = written(tmp_path_factory.mktemp("data"), *({"problem": f"p{i}", "id": str(i)} for i in range(count)))
-    source = JsonlPrompts(path, seed)
+    source = FilePrompts(path, seed)
     steps = range(3 * count // size + 2)
     batches = {step: source.batch(step, size) for step in steps}
     stream = [prompt.id for step in steps for prompt in batches[step]]
     for start in range(0, len(stream) - count + 1, count):
         assert sorted(map(int, stream[start : start + count])) == list(range(count))
-    fresh = JsonlPrompts(path, seed)
+    fresh = FilePrompts(path, seed)
     for step in reversed(steps):  # out of order, as after a resume
         assert fresh.batch(step, size) == batches[step]
 
@@ -96,14 +96,14 @@ def test_the_order_is_the_one_it_has_always_been(tmp_path: Path) -> None:
     for epoch in (0, 3):
         order = list(range(100))
         random.Random(derive_seed(5, "epoch", epoch)).shuffle(order)
-        for source in (JsonlPrompts(path, 5), FilePrompts(path, 5)):
+        for source in (FilePrompts(path, 5, duplicates="keep"), FilePrompts(path, 5)):
             assert [p.text for p in source.batch(epoch, 100)] == [f"p{i}" for i in order]
-    assert [p.text for p in JsonlPrompts(path, 5).batch(0, 6)] == ["p96", "p99", "p61", "p95", "p36", "p48"]
+    assert [p.text for p in FilePrompts(path, 5).batch(0, 6)] == ["p96", "p99", "p61", "p95", "p36", "p48"]
 
 
 def test_seeds_give_other_orders(tmp_path: Path) -> None:
     path = written(tmp_path, *({"problem": f"p{i}"} for i in range(30)))
-    orders = {tuple(p.id for p in JsonlPrompts(path, seed).batch(epoch, 30)) for seed in range(3) for epoch in range(3)}
+    orders = {tuple(p.id for p in FilePrompts(path, seed).batch(epoch, 30)) for seed in range(3) for epoch in range(3)}
     assert len(orders) == 9
 
 
@@ -289,8 +289,6 @@ def test_copies_are_left_out_and_counted(tmp_path: Path, kind: str) -> None:
     assert "4 prompts of 301 rows; left out 297 copies (1 with another answer than the first); read as" in source.report
     kept = opened(tmp_path, kind, rows, duplicates="keep")
     assert len(kept.prompts) == 301 and "left out" not in kept.report
-    if kind == "jsonl":
-        assert len(JsonlPrompts(tmp_path / "prompts.jsonl", 0).prompts) == 301
 
 
 def test_prompts_that_are_too_long_are_left_out_and_counted(tmp_path: Path) -> None:

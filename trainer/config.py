@@ -18,9 +18,20 @@ from trainer.settings import canonical, edit
 class Data:
     """Where prompts come from and how many make a step."""
 
-    source: str  # `toy:math`, `toy:math+code`, or a JSONL file
+    source: str  # `toy:math`, `toy:math+code`, `hub:…`, or a JSONL or parquet file
     prompts: int = 64  # per optimisation step
     samples: int = 1  # rollouts per prompt
+    column: str = ""  # of a file with several candidates: the one that holds the problem
+    max_prompt: int | None = None  # prompts of more tokens, template included, are left out; None = no limit
+    duplicates: Literal["drop", "keep"] = "drop"  # prompts of one text and one domain
+
+    def __post_init__(self) -> None:
+        if self.prompts < 1 or self.samples < 1:
+            raise UserError("a step needs at least one prompt and one sample per prompt")
+        if self.max_prompt is not None and self.max_prompt < 1:
+            raise UserError(f"option 'data.max_prompt' must be at least 1, got {self.max_prompt}")
+        if self.duplicates not in ("drop", "keep"):
+            raise UserError(f"option 'data.duplicates' is drop or keep, not '{self.duplicates}'")
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,24 @@ class Optim:
 
 
 @dataclass(frozen=True)
+class Vllm:
+    """How vLLM is run where it is a run's engine: in this process, or as a server with the weights sent to it."""
+
+    server: str = ""  # address of a vLLM server that gives the rollouts; "" = vLLM in this process
+    handover: str = ""  # folder that run and server both see, for the weights; "" = this machine's memory
+    memory: float = 0.5  # part of the GPU's memory for weights and cache, in this process
+    tensor_parallel: int = 1  # devices, in this process
+    context: int = 0  # most tokens of prompt and response, in this process; 0 = what the model was made for
+    sleep: bool = False  # gives the GPU's memory back between rollouts, in this process
+
+    def __post_init__(self) -> None:
+        if not 0 < self.memory <= 1:
+            raise UserError(f"option 'machine.vllm.memory' lies in (0, 1], got {self.memory:g}")
+        if self.tensor_parallel < 1 or self.context < 0:
+            raise UserError("options 'machine.vllm.tensor_parallel' and 'machine.vllm.context' must be positive")
+
+
+@dataclass(frozen=True)
 class Machine:
     """What may change speed and memory but never results beyond rounding: outside of a run's identity."""
 
@@ -67,6 +96,8 @@ class Machine:
     offload_teacher: bool = False  # teachers and reference wait in the host's memory until they are asked
     shard: bool = False  # as several processes do (FSDP2), also in one
     patience: int = 3600  # seconds that a process waits for the others before the run ends
+    score_cache: str = ""  # folder that keeps what remote teachers said, for a run that is killed; "" = none
+    vllm: Vllm = Vllm()
 
     def __post_init__(self) -> None:
         for name in ("micro_batch", "engine_batch", "checkpoint_every", "profile_every", "patience"):
@@ -111,6 +142,7 @@ class RunSpec:
     # all that follows the head's product.
     dtype: str = "float32"
     lora: Lora = Lora()
+    engine: Literal["hf", "vllm"] = "hf"  # what draws the rollouts and answers benchmarks
     digests: tuple[tuple[str, str], ...] = ()
     machine: Machine = field(default=Machine(), compare=False)
 
@@ -118,8 +150,6 @@ class RunSpec:
         for name, least in (("steps", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"option '{name}' must be at least {least}, got {getattr(self, name)}")
-        if self.data.prompts < 1 or self.data.samples < 1:
-            raise UserError("a step needs at least one prompt and one sample per prompt")
         if self.rollout.max_tokens < 1:
             raise UserError(f"option 'rollout.max_tokens' must be at least 1, got {self.rollout.max_tokens}")
         corrected = self.importance_cap is not None and self.rollout.temperature > 0
@@ -132,10 +162,16 @@ class RunSpec:
             raise UserError(f"option 'optim.decay' is linear, cosine or constant, not '{self.optim.decay}'")
         if self.dtype not in ("float32", "bfloat16", "float16", "float64"):
             raise UserError(f"option 'dtype' is float32, bfloat16, float16 or float64, not '{self.dtype}'")
+        if self.engine not in ("hf", "vllm"):
+            raise UserError(f"option 'engine' is hf or vllm, not '{self.engine}'")
+        if self.engine == "hf" and self.machine.vllm != Vllm():
+            raise UserError("options 'machine.vllm.…' say how vLLM is run: add engine=vllm, or leave them out")
         method(self.baseline)
         if not self.teachers:
             raise UserError("a run needs a teacher: --teacher MODEL, or --teacher DOMAIN=MODEL")
         domains = [domain for domain, _ in self.teachers]
+        for _, model in self.teachers:
+            served(model)
         if doubled := sorted({domain for domain in domains if domains.count(domain) > 1}):
             raise UserError(f"two teachers for {f'domain {doubled[0]!r}' if doubled[0] else 'all prompts'}: keep one")
         self.objective()
@@ -154,20 +190,36 @@ class RunSpec:
         return replace(found, importance_cap=self.importance_cap)
 
     def identity(self) -> dict[str, str]:
-        """Canonical JSON of every field that counts, and the objective written out. Neither `machine` nor order counts.
+        """Canonical JSON of every field that counts, and the objective written out.
 
-        The objective stands for the edits: in another order, or with one that changes nothing, it is the same run.
+        Neither `machine` nor order counts, nor where a server is. The objective stands for the edits: in another
+        order, or with one that changes nothing, it is the same run.
         """
         counted = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("machine", "edits")}
-        counted |= {"teachers": sorted(self.teachers), "digests": sorted(self.digests), "objective": self.objective()}
-        if not self.lora.rank:  # runs from before there were adapters keep their id
-            del counted["lora"]
+        teachers = sorted((domain, served(model) or model) for domain, model in self.teachers)
+        counted |= {"teachers": teachers, "digests": sorted(self.digests), "objective": self.objective()}
+        if not self.lora.rank:
+            counted["lora"] = Lora()  # without adapters their scale means nothing
         return {name: canonical(value) for name, value in counted.items()}
 
     @property
     def run_id(self) -> str:
         """`<method>-<8 hex digits>`, the same in every process and on every machine."""
         return f"{self.method}-{digest(self.identity())}"
+
+
+def served(model: str) -> str:
+    """`server:NAME` of a model behind a server (`server:NAME@http://HOST:PORT/v1`); "" for any other model.
+
+    Raises:
+        UserError: for a server without an address.
+    """
+    if not model.startswith("server:"):
+        return ""
+    name, at, _ = model.partition("@http")
+    if not at or name == "server:":
+        raise UserError(f"'{model}' names no model on a server: write server:MODEL@http://HOST:PORT/v1")
+    return name
 
 
 def digest(parts: dict[str, str]) -> str:

@@ -217,13 +217,6 @@ class FilePrompts:
         return self.prompts[self._orders[epoch][place]]
 
 
-class JsonlPrompts(FilePrompts):
-    """Every row of a file as often as it is there."""
-
-    def __init__(self, path: Path, seed: int) -> None:
-        super().__init__(path, seed, duplicates="keep")
-
-
 def _hash(*texts: str) -> bytes:
     joined = "\x1f".join(texts).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(joined, digest_size=16).digest()

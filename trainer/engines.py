@@ -138,7 +138,7 @@ def _sample(ids: list[int], logprobs: list[float], ended: bool) -> Sample:
 class FrozenEngine:
     """An engine whose weights a sync leaves alone: samples a teacher's rollouts for off-policy references."""
 
-    def __init__(self, engine: HFEngine) -> None:
+    def __init__(self, engine: RolloutEngine) -> None:
         self.engine = engine
         self.version = 0
 

@@ -96,6 +96,8 @@ def train(
     while state.step < spec.steps:
         clock = Clock()
         rollouts = _roll_out(spec, state, source, engine)
+        if isinstance(engine, Releases):
+            engine.release()
         hands = ranks.deal(rollouts.attention.sum(1).tolist())
         # This process's rows, on its device.
         local = rollouts if ranks.count == 1 else take(rollouts, hands[ranks.index], state.policy.device)
@@ -140,7 +142,7 @@ def train(
         engine.sync(state.policy)
         state.policy.release()
         clock.lap("update")
-        record = step_record(state, rollouts, scores, diagnostics, loss, norm, rate, not finite)
+        record = step_record(state, rollouts, scores, diagnostics, loss, norm, rate, not finite, spec.importance_cap)
         yield Step(record, clock.timing(state.step), rollouts, scores, plan)
         if state.skipped >= MAX_SKIPPED:
             raise UserError(

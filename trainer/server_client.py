@@ -34,6 +34,7 @@ class Request(NamedTuple):
     path: str
     body: dict[str, Any] | None
     what: str
+    above: bool = False  # the path is not of the OpenAI interface: it is below the address without its /v1
 
 
 class Refused(UserError):
@@ -57,6 +58,9 @@ class ServerClient:
         backoff: seconds before the first of them, doubled each time up to a minute; a server's Retry-After counts where
             it is longer.
 
+    Attributes:
+        losses: connections lost or refused so far: the server may have been started anew.
+
     Raises:
         UserError: for an address or a key that can be none.
     """
@@ -67,6 +71,7 @@ class ServerClient:
                 raise UserError(f"option '{option}' is too small")
         self.url, self.where = _address(base_url)
         self.concurrency, self.timeout, self.retries, self.backoff = concurrency, timeout, retries, backoff
+        self.losses = 0
         self._key = os.environ.get(KEY, "").strip()
         if not (self._key.isascii() and (self._key.isprintable() or not self._key)):
             raise UserError(f"the key in {KEY} has characters that no key has: set it again")
@@ -150,22 +155,24 @@ class ServerClient:
         errors: Sequence[UserError],
     ) -> T:
         method, body = ("GET", None) if request.body is None else ("POST", json.dumps(request.body).encode())
+        base = self.url.removesuffix("/v1") if request.above else self.url
         reason = ""
         for attempt in range(retries + 1):
             wait = 0.0
             try:
                 asked = client.request(
-                    method, self.url + request.path, content=body, headers={"Content-Type": "application/json"}
+                    method, base + request.path, content=body, headers={"Content-Type": "application/json"}
                 )
                 reply = await asyncio.wait_for(asked, self.timeout)
             except TimeoutError:
                 reason = f"no answer in {self.timeout:g} s"
             except httpx2.RequestError as error:
+                self.losses += 1
                 reason = self._safe(str(error) or type(error).__name__)
             else:
                 if reply.status_code == 200:
                     try:
-                        return read(index, json.loads(reply.content))
+                        return read(index, json.loads(reply.content or b"null"))
                     except (ValueError, RecursionError) as error:
                         reason = f"a malformed answer ({self._safe(str(error))[:200]})"
                 else:

@@ -11,25 +11,16 @@ from __future__ import annotations
 import importlib
 import itertools
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
-
-from trainer.engines import sampling_logprobs
 from trainer.errors import UserError
+from trainer.handover import TOLERANCE, StaleWeights, check, gap, written
 from trainer.policy import Policy
-from trainer.rollout import Finish, Sample, Sampling, pack
+from trainer.rollout import Finish, Sample, Sampling
 
-# Nats by which the engine's log-probs may differ from the trainer's. On the toy models rounding gives up to 1e-5 in
-# float32 and 0.05 in bfloat16; weights that missed some training give tenths.
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2}
-
-
-class StaleWeights(RuntimeError):
-    """After a sync the engine computes something else than the trainer."""
+__all__ = ["StaleWeights", "VLLMEngine"]
 
 
 class VLLMEngine:
@@ -53,7 +44,7 @@ class VLLMEngine:
             VLLM_CPU_KVCACHE_SPACE GiB (1 unless set) instead.
         enforce_eager: no compiled graphs; None: eager on the CPU, graphs elsewhere.
         seed: vLLM's own, with which it also seeds this process's global generators. Samples do not depend on it.
-        sleep: `doze` and `wake` can give the GPU's memory to a trainer between rollouts.
+        sleep: `release` gives the GPU's memory to a trainer between rollouts.
         batch: samples that an evaluation asks for at once; more than run side by side, so that a block's long
             responses do not leave the device idle.
         width: samples decoded side by side at most.
@@ -125,9 +116,10 @@ class VLLMEngine:
         self.name, self.batch, self.version, self.gap = folder.name, batch, 0, 0.0
         self.tolerance = TOLERANCE[dtype] if tolerance is None else tolerance
         self._in_process, self._ended = tensor_parallel == 1, False
+        self._sleep, self._asleep = sleep, False
         VLLMEngine._kept.append(self)
         self._requests = itertools.count()
-        self._seen: list[list[int]] = []  # prompts to probe with
+        self._seen: list[Sequence[int]] = []  # prompts to probe with
         self.tokenizer: Any = self.llm.get_tokenizer()
         config = self.llm.llm_engine.model_config
         self.max_model_len: int = config.max_model_len
@@ -170,6 +162,7 @@ class VLLMEngine:
         Raises:
             UserError: for a prompt that leaves no room for the response, or a sampling that vLLM would change.
         """
+        self._wake()
         if 0.0 < sampling.temperature < 0.01:
             raise UserError(
                 f"vLLM would draw at temperature 0.01, not {sampling.temperature:g}: use 0, or 0.01 and above"
@@ -182,7 +175,7 @@ class VLLMEngine:
                     f"a prompt of {len(prompt)} tokens and {sampling.max_tokens} of response are more than the "
                     f"engine's {self.max_model_len}: raise max_model_len, or lower the length of responses"
                 )
-        self._seen = [list(prompt[:64]) for prompt in prompts[:4]] or self._seen
+        self._seen = list(prompts[:4]) or self._seen
         core, waiting = self.llm.llm_engine, {}
         try:
             for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
@@ -230,40 +223,26 @@ class VLLMEngine:
     def sync(self, policy: Policy) -> None:
         """Takes over the policy's weights, and makes sure of it with a few tokens.
 
-        What moves their log-probs by less than the tolerance cannot be missed: it would not show in rollouts either.
-
         Raises:
             StaleWeights: if the engine's log-probs differ from the policy's by more than the tolerance.
         """
         if self.llm.llm_engine.has_unfinished_requests():
             raise RuntimeError("a weight sync in the middle of rollouts: end or close the stream of samples first")
+        self._wake()
         # The state of a tied model holds the head under its own name as well (a saved folder does not). vLLM needs it:
         # on the CPU it packs a copy of the head, which stays stale, with a mere warning, if only the embedding comes.
         state = policy.weights()
         if self._in_process:
             self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(state.items())})
         else:  # workers are other processes, to which tensors go by way of a file
-            from safetensors.torch import save_file
-
-            shared = "/dev/shm" if Path("/dev/shm").is_dir() else None
-            with tempfile.TemporaryDirectory(prefix="opd-weights-", dir=shared) as folder:
-                # safetensors refuses tensors that share memory, as the two names of a tied head do
-                apart = {name: torch.empty_like(t, device="cpu").copy_(t).contiguous() for name, t in state.items()}
-                save_file(apart, Path(folder) / "model.safetensors")
-                self.llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+            with written(state) as folder:
+                self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
         self.llm.reset_prefix_cache()
         self.version += 1
         self.vocab = min(policy.vocab, self._rows)
-        prompts = self._seen or [[(3 * row + 7 * at) % self.vocab for at in range(8)] for row in range(4)]
-        sampling = Sampling(min(8, self.max_model_len - max(map(len, prompts))))
-        self.gap = self.probe(policy, prompts, self.generate(prompts, range(len(prompts)), sampling), sampling)
-        if not self.gap <= self.tolerance:  # NaN is no agreement either
-            raise StaleWeights(
-                f"after weight sync {self.version} vLLM's log-probs differ from the trainer's by {self.gap:.3g} nat "
-                f"(tolerance {self.tolerance:g}): the engine holds stale weights or computes another model"
-            )
+        what = f"weight sync {self.version}"
+        self.gap = check(policy, self._seen, self.generate, self.max_model_len, self.tolerance, what)
 
-    @torch.no_grad()
     def probe(
         self,
         policy: Policy,
@@ -272,21 +251,20 @@ class VLLMEngine:
         sampling: Sampling | None = None,
     ) -> float:
         """Largest difference in nats between the samples' log-probs and what the policy gives the same tokens."""
-        rollouts = pack([], prompts, samples, range(len(samples)), policy.pad_id, device=policy.device)
-        logits = (policy.hidden(rollouts) @ policy.head.T).float()
-        logp = sampling_logprobs(logits, sampling or Sampling(1)).gather(1, rollouts.targets[:, None])[:, 0]
-        difference = (logp - rollouts.logprobs[rollouts.mask]).abs()
-        return float(difference.max()) if len(difference) else 0.0
+        return gap(policy, prompts, samples, sampling)
 
     # --- the device -----------------------------------------------------------------------------------------------
 
-    def doze(self) -> None:
-        """Gives the GPU's memory free, weights kept in main memory. Not run: see the top of this file."""
-        self.llm.sleep(level=1)
+    def release(self) -> None:
+        """Gives the GPU's memory free until the next sync or sample. Not run: see the top of this file."""
+        if self._sleep and not self._asleep:
+            self.llm.sleep(level=1)
+            self._asleep = True
 
-    def wake(self) -> None:
-        """Takes it back. Not run: see the top of this file."""
-        self.llm.wake_up()
+    def _wake(self) -> None:
+        if self._asleep:
+            self.llm.wake_up()
+            self._asleep = False
 
     def close(self) -> None:
         """Ends the engine, and gives its memory back once every engine of this process has ended."""

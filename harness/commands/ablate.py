@@ -43,6 +43,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--procs", type=int, default=1, help="processes of a cell, one a GPU, by torchrun (default: %(default)s)"
     )
     parser.add_argument("--shard", metavar="I/N", help="part I of N of the cells, for job arrays")
+    parser.add_argument(
+        "--track",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="show the records on tensorboard, wandb or trackio as well (repeatable)",
+    )
     grid_options(parser)
 
 
@@ -60,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from harness.grid import load_grid
+    from harness.runs.tracking import available
 
+    available(args.track)
     grid = load_grid(args.grid)
     if args.seeds is not None:
         grid = replace(grid, seeds=_seeds(args.seeds))
@@ -177,6 +186,8 @@ def _differs(grid: Any, cell: Any) -> str:
 
 def run_grid(grid: Any, args: argparse.Namespace, chosen: list[Any] | None = None) -> int:
     """Runs what is missing of a grid, or of the chosen cells; collects its records, writes its report."""
+    from dataclasses import replace
+
     from rich.console import Console
 
     from harness.runs.cell import is_done
@@ -187,7 +198,7 @@ def run_grid(grid: Any, args: argparse.Namespace, chosen: list[Any] | None = Non
     console, jobs = Console(), _jobs(args)
     runs = runs_folder(args)
     cells = grid.cells()
-    chosen = cells if chosen is None else chosen
+    chosen = [replace(cell, track=tuple(getattr(args, "track", ()))) for cell in (cells if chosen is None else chosen)]
     ray = getattr(args, "executor", "local") == "ray"
     if ray:
         from harness.runs.ray_executor import on_ray

@@ -10,7 +10,10 @@ from harness.errors import UserError
 
 HELP = "distil a teacher, or several, into a student"
 EXAMPLES = """opd train --method fire --student toy:student --teacher toy:teacher-math --data toy:math
-opd train --method opd --student DIR --teacher DIR --data problems.jsonl --set optim.lr=1e-6 --steps 100"""
+opd train --method opd --student DIR --teacher DIR --data problems.jsonl --set optim.lr=1e-6 --steps 100
+opd train --method fire --student DIR --data train.parquet --engine vllm --dtype bfloat16 \\
+          --teacher math=DIR --teacher code=server:coder@http://10.0.0.2:8000/v1
+torchrun --nproc-per-node 8 -m harness.cli train … --device cuda --set machine.vllm.server=http://HOST:8000"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,10 +24,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         action="append",
         metavar="[DOMAIN=]MODEL",
-        help="repeat with DOMAIN= to route by domain",
+        help="a folder, or server:NAME@URL of a vLLM server; repeat with DOMAIN= to route by domain",
     )
     parser.add_argument(
-        "--data", required=True, help="a JSONL file (problem, answer, domain), or toy:math, toy:math+code"
+        "--data",
+        required=True,
+        help="a JSONL or parquet file (plain, chat messages, or verl's columns), or toy:math, toy:math+code",
     )
     parser.add_argument("--steps", type=int, default=60, help="optimisation steps (default: %(default)s)")
     parser.add_argument("--prompts", type=int, default=64, help="prompts per step (default: %(default)s)")
@@ -46,9 +51,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", help="folder of the benchmark files (or OPD_DATA)")
     parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="(default: %(default)s)")
+    parser.add_argument(
+        "--engine", default="hf", choices=["hf", "vllm"], help="of rollouts and evaluation (default: %(default)s)"
+    )
     parser.add_argument("--micro-batch", type=int, default=64, help="rollouts per pass; never changes the mathematics")
     parser.add_argument("--checkpoint-every", type=int, default=10, help="steps (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="folder of the run (default: results/runs/<run id>)")
+    parser.add_argument(
+        "--track",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="show the records on tensorboard, wandb or trackio as well (repeatable)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,11 +75,12 @@ def run(args: argparse.Namespace) -> int:
     from harness.runs import assets
     from harness.runs.cell import Cell, run_cell
     from harness.runs.monitor import single_bar
+    from harness.runs.tracking import available
 
+    available(args.track)
     spec = assets.pin(_spec(args))
-    assets.open_source(spec.data.source, spec.seed)
     plans = tuple(_plan(args, bench) for bench in args.bench)
-    cell = Cell(args.method, args.seed, plans, spec, data_dir=args.data_dir)
+    cell = Cell(args.method, args.seed, plans, spec, data_dir=args.data_dir, track=tuple(args.track))
     console = Console()
     with single_bar(cell.run_id, console) as update:
         folder = run_cell(cell, RESULTS / "runs", update, args.out)
@@ -78,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
         console.print("[bold red]inert:[/bold red] every step of this run equals plain opd")
     if plans:
         console.print(summary(measured(load_evaluation(folder), [plan.name for plan in plans])))
+    if (data := folder / "data.txt").exists():
+        console.print(data.read_text().strip(), soft_wrap=True, highlight=False, markup=False)
     console.print(f"run: {folder}", soft_wrap=True)
     return 0
 
@@ -103,6 +121,7 @@ def _spec(args: argparse.Namespace) -> Any:
         seed=args.seed,
         importance_cap=args.importance_cap,
         dtype=args.dtype,
+        engine=args.engine,
         machine=Machine(args.device, args.micro_batch, checkpoint_every=args.checkpoint_every),
     )
     of_run = {path for path, _ in paths(spec)}

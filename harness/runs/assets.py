@@ -18,8 +18,8 @@ from harness.benchmarks.datafiles import file_hash
 from harness.errors import UserError
 from harness.runs import prompts
 from harness.toy import STUDENT, TEACHERS, tasks
-from trainer.config import RunSpec
-from trainer.data import FilePrompts, JsonlPrompts, PromptSource
+from trainer.config import Data, RunSpec, served
+from trainer.data import FilePrompts, PromptSource
 
 TOY_MODELS = {"toy:student": STUDENT} | {f"toy:teacher-{domain}": path for domain, path in TEACHERS.items()}
 
@@ -72,6 +72,8 @@ def model_folder(name: str) -> Path:
         return TOY_MODELS[name]
     if name.startswith("hub:"):
         return _snapshot(name)
+    if name.startswith("server:"):
+        raise UserError(f"'{name}' can only be a teacher: what is trained or evaluated here needs a model folder")
     folder = Path(name)
     if (folder / "checkpoint").is_dir():
         folder = folder / "checkpoint"
@@ -88,13 +90,15 @@ def model_digest(name: str) -> str:
     """What a model is, for a run's identity: the content of a folder, the revision of a model on the hub."""
     if name.startswith("hub:"):
         return _revision(name)
+    if served(name):
+        return "served"  # what stands behind the name is the server's affair
     folder = model_folder(name)
     return _fingerprint(folder, _stamp(folder))
 
 
 def short_name(name: str) -> str:
     """A model in names of folders: without owner, revision and path."""
-    bare = hub_name(name).repo if name.startswith("hub:") else name
+    bare = hub_name(name).repo if name.startswith("hub:") else served(name) or name
     return re.sub(r"[^\w.]+", "-", bare if bare.startswith("toy:") else Path(bare).name).strip("-.") or "model"
 
 
@@ -145,16 +149,37 @@ def _fetch(name: str, get: Callable[[Any], str]) -> str:
 # --- data -----------------------------------------------------------------------------------------------------
 
 
-def open_source(source: str, seed: int) -> PromptSource:
+def open_source(
+    data: Data,
+    seed: int,
+    count: Callable[[str], int] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> PromptSource:
     """The prompt source that a spec names: `toy:math`, `toy:math+code`, `toy:math:9-12`, or a JSONL or parquet file.
+
+    Args:
+        count: tokens of a problem's text as the student is shown it; without it no prompt is too long.
+        progress: called with the number of rows read, now and then.
 
     Raises:
         UserError: for an unknown domain, a bad difficulty range, a missing or broken file, a file the hub has not.
     """
-    if source.startswith("toy:"):
-        return prompts.toy(source, seed)
-    path = _hub_file(source) if source.startswith("hub:") else Path(source)
-    return (FilePrompts if path.suffix == ".parquet" else JsonlPrompts)(path, seed)
+    if data.source.startswith("toy:"):
+        if data.column or data.max_prompt is not None:
+            raise UserError(
+                "options 'data.column' and 'data.max_prompt' are for files: the toy world makes its prompts"
+            )
+        return prompts.toy(data.source, seed)
+    path = _hub_file(data.source) if data.source.startswith("hub:") else Path(data.source)
+    return FilePrompts(
+        path,
+        seed,
+        duplicates=data.duplicates,
+        column=data.column,
+        max_prompt=data.max_prompt,
+        count=count,
+        progress=progress,
+    )
 
 
 def _known(source: str) -> str | None:
@@ -184,7 +209,7 @@ def pin(spec: RunSpec) -> RunSpec:
     What is on the hub counts by its revision: the same before it is fetched, and after.
     """
     named = (spec.student, spec.reference, *(model for _, model in spec.teachers))
-    digests = {name: model_digest(name) for name in named if name}
+    digests = {served(name) or name: model_digest(name) for name in named if name}
     source = spec.data.source
     if source.startswith("toy:"):
         digests["toy tasks"] = hashlib.sha256(Path(tasks.__file__).read_bytes()).hexdigest()[:16]

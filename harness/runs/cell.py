@@ -5,6 +5,7 @@
                 timings.jsonl   what each step cost; one that was lost with a process and made again is there twice
                 profiles.jsonl  where some steps put their weight, see `trainer.profiles`
                 checkpoint/     weights, optimiser, step
+                data.txt        what was read of a file of prompts, and what was left out
                 eval/step-N/    generations and verdicts
                 rollouts.json   some rollouts of the last step, token by token
                 result.json     written last: the cell is done
@@ -28,12 +29,14 @@ from harness.benchmarks import load_benchmark
 from harness.errors import UserError
 from harness.evaluation import EvalPlan, evaluate
 from harness.evaluation.evaluations import graded, read_manifest
-from harness.evaluation.responders import of_policy
+from harness.evaluation.responders import Responder, of_policy, of_vllm
 from harness.records import append_jsonl, cut_jsonl, write_atomic
 from harness.runs import assets
-from harness.runs.models import load_reference, load_student, load_teacher, rollout_engine, verifier
+from harness.runs.models import load_reference, load_student, load_teacher, rollout_engine, verifier, vllm_engine
+from harness.runs.tracking import open_trackers
 from harness.runs.views import profile, token_views
-from trainer.config import Machine, RunSpec, differences, digest
+from trainer.config import Machine, RunSpec, differences, digest, served
+from trainer.data import PromptSource
 from trainer.distributed import Ranks, join, leave, one_voice
 from trainer.methods import method
 from trainer.preemption import Preempted, Stop
@@ -57,7 +60,11 @@ class Cell:
     model: str = ""  # of a reference cell
     curve: EvalPlan | None = None  # also evaluated every `curve_every` steps
     curve_every: int = 0
+    dtype: str = "float32"  # of a reference cell
+    engine: str = "hf"  # of a reference cell
+    machine: Machine = field(default=Machine(), compare=False)  # of a reference cell
     data_dir: str | None = field(default=None, compare=False)
+    track: tuple[str, ...] = field(default=(), compare=False)  # dashboards, see `harness.runs.tracking`
 
     @property
     def run_id(self) -> str:
@@ -65,6 +72,7 @@ class Cell:
         evals = canonical([*sorted(self.evals, key=canonical), self.curve])
         if self.spec is None:
             parts = {"model": assets.model_digest(self.model), "evals": evals}
+            parts |= {"dtype": self.dtype, "engine": self.engine, "name": served(self.model)}
             return f"{assets.short_name(self.model)}-{digest(parts)}"
         return f"{self.spec.method}-{digest(self.spec.identity() | {'evals': evals, 'every': str(self.curve_every)})}"
 
@@ -93,7 +101,7 @@ def run_cell(cell: Cell, runs: Path, report: Report = lambda what, done: None, f
         Preempted: after SIGTERM, with everything saved.
     """
     folder = folder or runs / cell.run_id
-    machine = cell.spec.machine if cell.spec else Machine()
+    machine = cell.spec.machine if cell.spec else cell.machine
     ranks = join(machine.device, machine.patience)
     with one_voice(machine.patience), Stop(ranks) as stop:
         try:
@@ -155,10 +163,25 @@ def _claim(cell: Cell, folder: Path) -> None:
 
 
 def _evaluate_reference(cell: Cell, folder: Path, report: Report) -> None:
+    import torch
+
     from trainer.policy import Policy
 
-    path = assets.model_folder(cell.model)
-    _evaluate_at(cell, Policy.load(path), cell.model, 0, folder, report, 0.0)
+    if name := served(cell.model):
+        from harness.evaluation.server import ServerResponder
+
+        address = cell.model.removeprefix(f"{name}@")
+        model = name.removeprefix("server:")
+        _evaluate_at(cell, lambda plan: ServerResponder(address, model, plan), 0, folder, report, 0.0)
+        return
+    device = "cpu" if cell.engine == "vllm" else cell.machine.device
+    policy = Policy.load(assets.model_folder(cell.model), device, getattr(torch, cell.dtype))
+    if cell.engine == "vllm":
+        engine = vllm_engine(cell.model, policy, cell.machine, cell.dtype)
+        engine.sync(policy)
+        _evaluate_at(cell, lambda plan: of_vllm(engine, plan, cell.model), 0, folder, report, 0.0)
+    else:
+        _evaluate_at(cell, lambda plan: of_policy(policy, plan, cell.model), 0, folder, report, 0.0)
 
 
 def _train_and_evaluate(cell: Cell, spec: RunSpec, folder: Path, report: Report, ranks: Ranks, stop: Stop) -> None:
@@ -184,21 +207,35 @@ def _train_and_evaluate(cell: Cell, spec: RunSpec, folder: Path, report: Report,
     engine = rollout_engine(spec, state.policy, teacher)
     reads = spec.objective().reads | method(spec.baseline).reads
     reference = load_reference(spec, state.policy) if "ref_logprobs" in reads else None
-    source = assets.open_source(spec.data.source, spec.seed)
+    source = _open_data(spec, state.policy, folder, report, ranks)
+    trackers = open_trackers(cell.track, folder, cell.run_id, spec) if ranks.first else []
+
+    def responder(plan: EvalPlan) -> Responder:
+        if spec.engine == "vllm":
+            return of_vllm(engine, plan, cell.run_id)
+        return of_policy(state.policy, plan, cell.run_id)
 
     def evaluate_now() -> None:
         done = training * state.step / spec.steps
-        with state.policy.whole(merged=True), stop.at_once():
+        in_place = state.policy.whole(merged=True) if spec.engine == "hf" else contextlib.nullcontext()
+        with in_place, stop.at_once():
             if ranks.first:
-                _evaluate_at(cell, state.policy, cell.run_id, state.step, folder, report, done)
+                for name, accuracy in _evaluate_at(cell, responder, state.step, folder, report, done).items():
+                    for tracker in trackers:
+                        tracker.log({"step": state.step, "accuracy": accuracy}, kind=f"eval/{name}")
             ranks.wait()
 
-    if state.step and cell.plans_at(state.step):
-        evaluate_now()  # what the checkpoint's step still owed; a no-op where nothing is missing
+    if state.step and cell.plans_at(state.step):  # what the checkpoint's step still owed
+        if spec.engine == "vllm":
+            engine.sync(state.policy)
+        evaluate_now()
     for step in train(spec, state, source, engine, teacher, verifier(state.policy), reference):
         if ranks.first:
             append_jsonl(steps_file, [asdict(step.record)])
             append_jsonl(timings_file, [asdict(step.timing)])
+            for tracker in trackers:
+                tracker.log(asdict(step.record))
+                tracker.log(asdict(step.timing), kind="timing")
             if state.step in (1, spec.steps) or state.step % spec.machine.profile_every == 0:
                 append_jsonl(profiles_file, filter(None, [profile(step, state.policy)]))
             report(f"step {state.step}/{spec.steps}", training * state.step / spec.steps)
@@ -212,10 +249,40 @@ def _train_and_evaluate(cell: Cell, spec: RunSpec, folder: Path, report: Report,
             raise stop.sentence(f"after step {state.step} of {spec.steps}")
         if owed:
             evaluate_now()
+    for tracker in trackers:
+        tracker.finish()
 
 
-def _evaluate_at(cell: Cell, policy: Any, name: str, step: int, folder: Path, report: Report, done: float) -> None:
+def _open_data(spec: RunSpec, policy: Any, folder: Path, report: Report, ranks: Ranks) -> PromptSource:
+    """The prompts of a run; what was read and what was left out of a file is kept in `data.txt`.
+
+    Raises:
+        UserError: also for prompts that no teacher answers for.
+    """
+    source = assets.open_source(
+        spec.data,
+        spec.seed,
+        count=lambda text: len(policy.render(text)),
+        progress=lambda rows: report(f"reading {rows:,} rows of data", 0.0),
+    )
+    teachers = {domain for domain, _ in spec.teachers}
+    domains = getattr(source, "domains", {})
+    if teachers != {""} and (lost := sorted(set(domains) - teachers)):
+        raise UserError(
+            f"{spec.data.source} has {domains[lost[0]]:,} prompts of the domain '{lost[0]}', and there are teachers "
+            f"for {', '.join(sorted(teachers))} only: add --teacher {lost[0] or 'DOMAIN'}=MODEL, or leave them out"
+        )
+    if (said := getattr(source, "report", "")) and ranks.first:
+        write_atomic(folder / "data.txt", f"{said}\n")
+    return source
+
+
+def _evaluate_at(
+    cell: Cell, responder: Callable[[EvalPlan], Responder], step: int, folder: Path, report: Report, done: float
+) -> dict[str, float]:
+    """Evaluates what is owed at `step` and not there yet; accuracies by benchmark, of what was."""
     plans = cell.plans_at(step)
+    found: dict[str, float] = {}
     at = folder / "eval" / f"step-{step:05d}"
     measured = read_manifest(at).get("benches", {})
     for index, plan in enumerate(plans):
@@ -231,7 +298,10 @@ def _evaluate_at(cell: Cell, policy: Any, name: str, step: int, folder: Path, re
             if what == "answers":
                 report(f"{of} {n}/{total}", done + left * (index + n / total) / len(plans))
 
-        evaluate(of_policy(policy, plan, name), bench, plan, at, progress)
+        evaluate(responder(plan), bench, plan, at, progress)
+        right = [row["correct"] for row in graded(at, plan.name)]
+        found[plan.name] = sum(right) / len(right)
+    return found
 
 
 SLIM = ("bench", "problem", "sample", "correct", "correct_paper", "answer", "parsed", "finish", "tokens")

@@ -16,7 +16,7 @@ from harness.evaluation import EvalPlan
 from harness.formats import HOLE
 from harness.runs.cell import Cell
 from harness.runs.shapes import Shape, shape_of
-from trainer.config import RunSpec
+from trainer.config import RunSpec, served
 from trainer.methods import method
 from trainer.objective import Objective
 
@@ -151,10 +151,10 @@ def shares(objective: Objective, samples: int = 1) -> tuple[float, float]:
 def of_cell(cell: Cell, given: Assumptions = A100) -> Estimate:
     """The cost of a cell: of a run with its evaluations, or of a reference's evaluation alone."""
     if cell.spec is None:
-        return Estimate(evaluation=_evaluation(cell, shape_of(cell.model), given))
+        return Estimate() if served(cell.model) else Estimate(evaluation=_evaluation(cell, shape_of(cell.model), given))
     spec = cell.spec
     student, objective = shape_of(spec.student), spec.objective()
-    teachers = [shape_of(model) for _, model in spec.teachers]
+    teachers = [shape_of(model) for _, model in spec.teachers if not served(model)]  # a server has its own GPUs
     reads = objective.reads | method(spec.baseline).reads
     reference = shape_of(spec.reference or spec.student) if "ref_logprobs" in reads else None
     kept, trained = shares(objective, spec.data.samples)
@@ -165,9 +165,10 @@ def of_cell(cell: Cell, given: Assumptions = A100) -> Estimate:
     # Scoring; then, of what is kept, forward and backward (3), and the body's forward once more where it is recomputed.
     again = passed - head if spec.machine.gradient_checkpointing else 0.0
     per_rollout = passed + kept * (3 * passed + again)
-    per_rollout += sum(forward(teacher, given.prompt, response) for teacher in teachers) / len(teachers)
-    if objective.loss_needs & {"logits", "topk_logprobs"}:  # the teacher's distributions once more, where there is a gradient
-        per_rollout += trained * sum(response * 2 * teacher.head for teacher in teachers) / len(teachers)
+    per_rollout += sum(forward(teacher, given.prompt, response) for teacher in teachers) / len(spec.teachers)
+    # The teacher's distributions once more, where there is a gradient.
+    if objective.loss_needs & {"logits", "topk_logprobs"}:
+        per_rollout += trained * sum(response * 2 * teacher.head for teacher in teachers) / len(spec.teachers)
     if reference:
         per_rollout += forward(reference, given.prompt, response)
     sampler = teachers[0] if objective.sampler == "teacher" else student

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from harness.answers import grade_many
 from harness.errors import UserError
 from harness.runs import assets
-from trainer.config import RunSpec
+from trainer.config import Machine, RunSpec, served
+from trainer.methods import method
+
+IN_FLIGHT: Final = 32  # requests to a remote teacher, of all processes together
 
 
 def load_student(spec: RunSpec, folder: Path | None = None) -> Any:
@@ -39,14 +42,32 @@ def load_teacher(spec: RunSpec, student: Any) -> Any:
     from trainer.policy import share_vocabulary
     from trainer.sharding import prepare_teacher, routed
 
-    teachers = {}
+    local, teachers = [], {}
     for domain, name in spec.teachers:
-        policy = _load(spec, assets.model_folder(name))
-        share_vocabulary(student, policy)
-        teachers[domain] = prepare_teacher(policy, spec.machine)
-    for teacher in teachers.values():
-        teacher.policy.vocab = student.vocab
-    return teachers[""] if set(teachers) == {""} else routed(teachers)
+        if not served(name):
+            local.append(policy := _load(spec, assets.model_folder(name)))
+            share_vocabulary(student, policy)
+            teachers[domain] = prepare_teacher(policy, spec.machine)
+    for policy in local:
+        policy.vocab = student.vocab
+    for domain, name in spec.teachers:  # the student's vocabulary is settled by now
+        if served(name):
+            teachers[domain] = _remote(spec, name, student)
+    return teachers[""] if set(teachers) == {""} else routed({domain: teachers[domain] for domain, _ in spec.teachers})
+
+
+def _remote(spec: RunSpec, name: str, student: Any) -> Any:
+    from trainer.distributed import here
+    from trainer.remote_teacher import RemoteTeacher
+    from trainer.score_cache import ScoreCache, cached
+
+    objective, cache = spec.objective(), spec.machine.score_cache
+    address = name.removeprefix(f"{served(name)}@")
+    model = served(name).removeprefix("server:")
+    each = max(1, IN_FLIGHT // here().count)
+    teacher = RemoteTeacher(address, model, student, top_k=objective.top_k, concurrency=each)
+    needs = objective.needs | method(spec.baseline).needs
+    return cached(teacher, ScoreCache(Path(cache)), teacher.fingerprint, needs) if cache else teacher
 
 
 def load_reference(spec: RunSpec, student: Any) -> Any:
@@ -63,14 +84,49 @@ def load_reference(spec: RunSpec, student: Any) -> Any:
 
 
 def rollout_engine(spec: RunSpec, policy: Any, teacher: Any) -> Any:
+    """What draws the rollouts: of the student, or of a teacher for methods that train on the teacher's."""
     from trainer.engines import FrozenEngine, HFEngine
     from trainer.teachers import LocalTeacher
 
     if spec.objective().sampler == "student":
+        if spec.engine == "vllm":
+            return vllm_engine(spec.student, policy, spec.machine, spec.dtype)
         return HFEngine(policy, spec.machine.engine_batch)
     if not isinstance(teacher, LocalTeacher):
         raise UserError(f"method '{spec.method}' trains on the teacher's rollouts: give it one local --teacher MODEL")
+    if spec.engine == "vllm":
+        raise UserError(f"method '{spec.method}' trains on the teacher's rollouts, which engine=hf draws: leave it out")
     return FrozenEngine(HFEngine(teacher.policy, spec.machine.engine_batch))
+
+
+def vllm_engine(model: str, policy: Any, machine: Machine, dtype: str) -> Any:
+    """vLLM as a run's machine has it: a server, or in this process.
+
+    Raises:
+        UserError: for a dtype that vLLM has not, or several processes without a server.
+    """
+    given = machine.vllm
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"engine=vllm computes in float32 or bfloat16, not in {dtype}")
+    if given.server:
+        from trainer.vllm_server import VLLMServerEngine
+
+        return VLLMServerEngine(given.server, policy, handover=given.handover, sleep=given.sleep)
+    if policy.ranks.count > 1:
+        raise UserError(
+            f"{policy.ranks.count} processes share one vLLM server: start one and name it with "
+            "machine.vllm.server=http://HOST:PORT"
+        )
+    from trainer.vllm_engine import VLLMEngine
+
+    return VLLMEngine(
+        assets.model_folder(model),
+        dtype="float32" if dtype == "float32" else "bfloat16",
+        max_model_len=given.context or None,
+        gpu_memory_utilization=given.memory,
+        tensor_parallel=given.tensor_parallel,
+        sleep=given.sleep,
+    )
 
 
 def verifier(policy: Any) -> Callable[[Any], Any]:

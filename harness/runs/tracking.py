@@ -105,19 +105,27 @@ def open_trackers(names: Sequence[str], run_dir: Path, run_id: str, spec: Any) -
     Raises:
         UserError: for an unknown name, one given twice, or a package that is missing.
     """
-    for name in names:
-        if name not in TRACKERS:
-            raise UserError(f"unknown tracker '{name}': there are {', '.join(TRACKERS)}")
-        if list(names).count(name) > 1:
-            raise UserError(f"tracker '{name}' is named twice: name it once")
-    writers = {name: _imported(name) for name in names}
     trackers = []
-    for name, writer in writers.items():
+    for name, writer in available(names).items():
         tracker = Tracker(name, run_dir, lambda writer=writer: writer(run_dir, run_id, _config(spec)))  # type: ignore[misc]
         trackers.append(tracker)
         for row in iter_jsonl(run_dir / "steps.jsonl"):
             tracker.log(row)
     return trackers
+
+
+def available(names: Sequence[str]) -> dict[str, Callable[[Path, str, dict[str, Any]], Writer]]:
+    """What opens each of the trackers for (run folder, run id, spec as JSON).
+
+    Raises:
+        UserError: as `open_trackers`.
+    """
+    for name in names:
+        if name not in TRACKERS:
+            raise UserError(f"unknown tracker '{name}': there are {', '.join(TRACKERS)}")
+        if list(names).count(name) > 1:
+            raise UserError(f"tracker '{name}' is named twice: name it once")
+    return {name: _imported(name) for name in names}
 
 
 def _imported(name: str) -> Callable[[Path, str, dict[str, Any]], Writer]:

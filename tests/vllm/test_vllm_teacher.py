@@ -20,7 +20,7 @@ import torch
 
 pytest.importorskip("vllm")
 
-from harness.prompts import toy
+from harness.runs.prompts import toy
 from harness.toy import STUDENT, TEACHERS
 from tests.worlds import tiny_policy
 from trainer.config import Data, Optim, RunSpec
@@ -123,9 +123,7 @@ def run(spec: RunSpec, teacher: Teacher, student: Policy) -> list[Step]:
 def test_training_with_it_is_training_with_the_same_model_here(
     url: str, pair: tuple[Policy, Policy], tmp_path: Path
 ) -> None:
-    spec = RunSpec(
-        "opd", "toy", (("", "toy"),), Data("toy:math", 16), Sampling(40), Optim(lr=1e-4, warmup=1), steps=3
-    )
+    spec = RunSpec("opd", "toy", (("", "toy"),), Data("toy:math", 16), Sampling(40), Optim(lr=1e-4, warmup=1), steps=3)
     policies = [Policy.load(STUDENT) for _ in range(4)]
     for policy in policies:
         share_vocabulary(policy, pair[1])
@@ -150,9 +148,9 @@ def test_its_limits_are_told_at_the_start(url: str, pair: tuple[Policy, Policy],
     student, _ = pair
     with pytest.raises(UserError, match=r"the 21 most likely ids .*--max-logprobs 21 or more .*max allowed: 20"):
         RemoteTeacher(url, "toy", student, top_k=21)
-    with pytest.raises(UserError, match="has no model 'gpt': it has toy"):
+    with pytest.raises(UserError, match=r"has no model 'gpt': it has toy"):
         RemoteTeacher(url, "gpt", student)
-    with pytest.raises(UserError, match="have different vocabularies: of .* serve a model of the student's tokenizer"):
+    with pytest.raises(UserError, match=r"have different vocabularies: of .* serve a model of the student's tokenizer"):
         RemoteTeacher(url, "toy", tiny_policy(1))
     remote = RemoteTeacher(url, "toy", student)
     with pytest.raises(UserError, match=r"rollout 0 has 192 tokens, and 'toy' at .* takes 191: .*--max-model-len"):
