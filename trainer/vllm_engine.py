@@ -106,6 +106,8 @@ class VLLMEngine:
                 seed=seed,
                 enable_sleep_mode=sleep,
                 max_num_seqs=width,
+                # A prompt read in parts takes back a draw of its seeded generator, which on the CPU fails.
+                **({"enable_chunked_prefill": False} if cpu else {}),
                 logprobs_mode="processed_logprobs",
             )
         except Exception as error:  # a damaged folder or too little memory fails in many ways

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +14,7 @@ pytest.importorskip("vllm")
 
 from harness.runs.prompts import toy
 from harness.toy import STUDENT, TEACHERS
+from tests.vllm.serving import vllm_server
 from tests.worlds import tiny_policy
 from trainer.config import Data, Optim, RunSpec
 from trainer.data import derive_seed
@@ -42,37 +35,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if "OPD_TEST_TEACHER_URL" in os.environ:  # one that is running already
         yield os.environ["OPD_TEST_TEACHER_URL"]
         return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = (tmp_path_factory.mktemp("served") / "serve.log").open("w+b")
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(TEACHERS["math"])]
-    options = ["--served-model-name", "toy", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
-    options += ["--max-model-len", "192", "--enforce-eager"]
-    quiet = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
-    child = subprocess.Popen(
-        [*command, *options], stdout=log, stderr=log, start_new_session=True, env=os.environ | quiet
-    )
-    try:
-        for _ in range(240):
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                    break
-            except (urllib.error.URLError, OSError):
-                if child.poll() is not None:
-                    break
-                time.sleep(1)
-        else:
-            pytest.fail("vllm serve was not ready in 4 minutes")
-        assert child.poll() is None, Path(log.name).read_text()[-3000:]
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        for how in (signal.SIGTERM, signal.SIGKILL):  # the second takes what of the group has outlived its leader
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, how)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(20)
-        log.close()
+    with vllm_server(TEACHERS["math"], tmp_path_factory.mktemp("served") / "serve.log", "toy") as server:
+        yield server.url
 
 
 @pytest.fixture(scope="module")
