@@ -131,7 +131,7 @@ def test_two_teachers_without_domains(capsys):
 
 def test_domain_without_teacher_names_the_prompt(capsys):
     words = changed(TRAIN, teacher="code=toy:teacher-code")
-    assert "has domain 'math', but teachers exist for code only" in fails(
+    assert "toy:math: a prompt of the domain 'math', and there are teachers for code only" in fails(
         capsys, *words, "--steps", "1", "--prompts", "2"
     )
 

@@ -149,6 +149,7 @@ class FilePrompts:
     Attributes:
         report: one line on how the file was read and what was left out.
         domains: prompts of each domain.
+        first: where the first prompt of each domain stands.
 
     Raises:
         UserError: naming the file and the line or row.
@@ -168,6 +169,7 @@ class FilePrompts:
         self.seed = seed
         self.prompts: Sequence[Prompt] = (shelf := Shelf())
         self.domains: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
         self._orders: dict[int, array[int]] = {}  # of the epoch that was asked for last
         table = path.suffix == ".parquet"
         reader = RowReader(table, column)
@@ -175,7 +177,8 @@ class FilePrompts:
         first: dict[bytes, bytes] = {}  # answers by prompt, both as hashes
         copies = contradicting = long = 0
         for number, row in rows:
-            prompt = Prompt(*reader.read(f"{path}, {word} {number}", number, row))
+            where = f"{path}, {word} {number}"
+            prompt = Prompt(*reader.read(where, number, row))
             if progress and reader.rows % _TICK == 0:
                 progress(reader.rows)
             if duplicates == "drop":
@@ -188,6 +191,7 @@ class FilePrompts:
                 long += 1
                 continue
             self.domains[prompt.domain] += 1
+            self.first.setdefault(prompt.domain, where)
             shelf.append(prompt)
         if not shelf:
             raise UserError(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass, replace
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import Field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -21,13 +22,23 @@ def paths(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if is_dataclass(value) and not isinstance(value, type) and not isinstance(value, Block):
         for field in fields(value):
             # None stands for a number that is switched off, or for a block that text cannot name.
-            if (item := getattr(value, field.name)) is not None or "float" in str(field.type):
+            if (item := getattr(value, field.name)) is not None or _is_number(field):
                 yield from paths(item, f"{prefix}{field.name}.")
     elif isinstance(value, tuple) and any(map(is_dataclass, value)):
         for index, item in enumerate(value):
             yield from paths(item, f"{prefix}{index}.")
     else:
         yield prefix[:-1], value
+
+
+def _is_number(field: Field[Any]) -> bool:
+    return re.search(r"\b(int|float)\b", str(field.type)) is not None
+
+
+def unknown_option(path: str, known: Collection[str]) -> UserError:
+    """The refusal of a path that does not exist, with those that it may have been meant for."""
+    near = get_close_matches(path, known, n=3, cutoff=0.4) or list(known)[:8]
+    return UserError(f"unknown option '{path}': did you mean {' or '.join(near)}?")
 
 
 def edit(value: T, path: str, text: str) -> T:
@@ -38,8 +49,7 @@ def edit(value: T, path: str, text: str) -> T:
     """
     leaves = dict(paths(value))
     if path not in leaves:
-        near = get_close_matches(path, leaves, n=3, cutoff=0.4) or list(leaves)[:8]
-        raise UserError(f"unknown option '{path}': did you mean {' or '.join(near)}?")
+        raise unknown_option(path, leaves)
     steps = path.split(".")
     return _put(value, steps, _parse(path, _declared(value, steps), text))
 

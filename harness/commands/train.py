@@ -107,7 +107,7 @@ def _spec(args: argparse.Namespace) -> Any:
     from trainer.config import Data, Machine, Optim, RunSpec
     from trainer.methods import method
     from trainer.rollout import Sampling
-    from trainer.settings import edit, paths
+    from trainer.settings import edit, paths, unknown_option
 
     method(args.method)
     spec = RunSpec(
@@ -124,15 +124,16 @@ def _spec(args: argparse.Namespace) -> Any:
         engine=args.engine,
         machine=Machine(args.device, args.micro_batch, checkpoint_every=args.checkpoint_every),
     )
-    of_run = {path for path, _ in paths(spec)}
+    of_run = dict(paths(spec))
     for item in args.edits:
         path, equals, value = item.partition("=")
         if not equals:
             raise UserError(f"--set takes PATH=VALUE, got '{item}'")
         if path in of_run:
             spec = edit(spec, path, value)
+        elif path not in (of_method := dict(paths(spec.objective()))):
+            raise unknown_option(path, [*of_method, *of_run])
         else:
-            edit(spec.objective(), path, value)  # refuses an unknown path before anything is written
             spec = replace(spec, edits=(*spec.edits, (path, value)))
     return spec
 

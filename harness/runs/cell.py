@@ -124,6 +124,10 @@ def run_cell(cell: Cell, runs: Path, report: Report = lambda what, done: None, f
             if ranks.first:
                 print(f"opd: {stopped}", file=sys.stderr)
             raise
+        except (MemoryError, RuntimeError) as error:
+            if advice := out_of_memory(error, machine, ranks):
+                raise UserError(advice) from error
+            raise
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -133,6 +137,27 @@ def run_cell(cell: Cell, runs: Path, report: Report = lambda what, done: None, f
             ) from None
     leave()
     return folder
+
+
+def out_of_memory(error: Exception, machine: Machine, ranks: Ranks) -> str:
+    """What to do about an error that says so, none of which changes a result; "" for other errors."""
+    from torch import OutOfMemoryError
+
+    said = str(error)
+    if not isinstance(error, MemoryError | OutOfMemoryError) and "can't allocate memory" not in said:
+        return ""
+    remedies = [f"machine.micro_batch below {machine.micro_batch}" if machine.micro_batch > 1 else ""]
+    remedies += [f"machine.token_budget below {machine.token_budget}" if machine.token_budget else ""]
+    remedies += [f"machine.engine_batch below {machine.engine_batch}" if machine.engine_batch > 1 else ""]
+    remedies += ["" if machine.gradient_checkpointing else "machine.gradient_checkpointing=true"]
+    if machine.device != "cpu":
+        remedies += ["" if machine.offload_teacher else "machine.offload_teacher=true"]
+        remedies += ["" if machine.shard or ranks.count > 1 else "more GPUs (torchrun)"]
+    return (
+        f"{machine.device} has not enough memory ({(said.splitlines() or [type(error).__name__])[0][:160]}): try --set "
+        f"{', or '.join(filter(None, remedies)) or 'a smaller model'}; the same command then continues from the last "
+        "checkpoint with the same results"
+    )
 
 
 @contextlib.contextmanager
@@ -266,11 +291,12 @@ def _open_data(spec: RunSpec, policy: Any, folder: Path, report: Report, ranks: 
         progress=lambda rows: report(f"reading {rows:,} rows of data", 0.0),
     )
     teachers = {domain for domain, _ in spec.teachers}
-    domains = getattr(source, "domains", {})
-    if teachers != {""} and (lost := sorted(set(domains) - teachers)):
+    if teachers != {""} and (lost := sorted(set(getattr(source, "domains", ())) - teachers)):
+        where = getattr(source, "first", {}).get(lost[0], spec.data.source)
+        domain = f"the domain '{lost[0]}'" if lost[0] else "no domain (column 'domain' or extra_info.opd_teacher)"
         raise UserError(
-            f"{spec.data.source} has {domains[lost[0]]:,} prompts of the domain '{lost[0]}', and there are teachers "
-            f"for {', '.join(sorted(teachers))} only: add --teacher {lost[0] or 'DOMAIN'}=MODEL, or leave them out"
+            f"{where}: a prompt of {domain}, and there are teachers for {', '.join(sorted(teachers))} only: add "
+            f"--teacher {lost[0] or 'DOMAIN'}=MODEL, or leave such prompts out"
         )
     if (said := getattr(source, "report", "")) and ranks.first:
         write_atomic(folder / "data.txt", f"{said}\n")
