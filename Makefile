@@ -35,7 +35,7 @@ test: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not exhaustive" -n 2 --dist loadfile
 
 test-slow: venv
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 test-exhaustive: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m exhaustive
