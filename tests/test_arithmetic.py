@@ -357,6 +357,48 @@ def test_many_random_and_equivalent_pairs(tmp_path):
     check(equivalent_pairs(4000, seed=4), tmp_path, 0.15)
 
 
+def equation_pairs(count: int, seed: int) -> list[Pair]:
+    """Equations of several unknowns: the same one rearranged, scaled, or with a term, sign or number changed."""
+    draw, found = random.Random(seed), []
+    parts = ("x", "y", "z", "x y", "x^2", "y^{2}", "\\sin x", "e^{y}", "f(t)", "\\frac{x}{y}", "t", "\\sqrt{y}", "m v")
+    for _ in range(count):
+        terms = [(draw.choice((1, 2, 3, -1, -2)), part) for part in draw.sample(parts, draw.randint(2, 4))]
+        right = draw.choice((0, 1, 5, -3))
+        factor = draw.choice((1, 1, -1, 2))
+        changed = [(factor * n, part) for n, part in draw.sample(terms, len(terms))]
+        value = factor * right
+        match draw.randrange(5):
+            case 0:
+                changed[0] = (-changed[0][0], changed[0][1])
+            case 1:
+                value += 1
+            case 2:
+                changed[0] = (changed[0][0], draw.choice(parts))
+        found.append((f"{_sum(terms)}={right}", f"{_sum(changed)} = {value}"))
+    return found
+
+
+def _sum(terms: Sequence[tuple[int, str]]) -> str:
+    text = " ".join(f"{'+' if n > 0 else '-'} {abs(n) if abs(n) != 1 else ''}{part}" for n, part in terms)
+    return text.removeprefix("+ ")
+
+
+def test_equations(tmp_path):
+    """Where one equation's first solution rules the other out, ``solve`` is not waited for: the verdicts stay."""
+    pairs = equation_pairs(10, seed=5)
+    verdicts = released(pairs, tmp_path)
+    assert 0 < sum(verdicts) < len(pairs)
+    assert [p for p, ours, theirs in zip(pairs, accelerated(pairs), verdicts, strict=True) if ours != theirs] == []
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(7200)
+def test_many_equations(tmp_path):
+    pairs = equation_pairs(1500, seed=6)
+    verdicts = released(pairs, tmp_path)
+    assert [p for p, ours, theirs in zip(pairs, accelerated(pairs), verdicts, strict=True) if ours != theirs] == []
+
+
 def benchmark_pairs(per_gold: int, seed: int, names: Sequence[str]) -> list[Pair]:
     """Golds, each with dressed right and wrong answers."""
     found = []

@@ -10,8 +10,8 @@ What is spared, and why nothing changes:
   as LL would; an element is a relation where no plus-minus and no bracket allow anything else; what comes behind a name
   in braces is plain to see.
 - ``simplify(a - b)`` decides the rest. Where a - b is clearly not 0 at one point, no sound simplification makes it 0.
-- Two equations are solved and their solutions compared. Where a solution of the gold clearly does not fulfil the
-  prediction, the prediction cannot have it among its own, and is not solved.
+- Two equations are solved and their solutions compared. Where a solution of one clearly does not fulfil the other, the
+  other cannot have it among its own, and is not solved.
 - A parse, a number and ``solve`` of the same equation are remembered, and so is a ``solve`` that ran out of time.
 
 What no cache can repeat is a verdict that hangs on the clock: math-verify gives up after 5 s of its own.
@@ -35,6 +35,7 @@ from latex2sympy2_extended.antlr_parser import PSParser
 from latex2sympy2_extended.math_normalization import normalize_latex
 from math_verify import grader, parser
 from math_verify.errors import TimeoutException
+from sympy import ordered, solve_linear
 from sympy.core.function import AppliedUndef
 
 _PATIENCE: Final = 2.5  # seconds, half of what math-verify allows: a ``solve`` cut off after them never ends
@@ -334,8 +335,33 @@ class _Solutions:
         return value
 
 
+def _parted(equation: Any, other: Any) -> bool:
+    """Whether ``other`` clearly excludes a solution that ``solve`` lists for ``equation``, if it ends at all.
+
+    Of several unknowns ``solve`` first takes those that stand linearly, the first of them whatever comes after; equal
+    lists of solutions are then out of the question, and what makes ``solve`` slow need not be waited for.
+    """
+    unknowns = list(ordered(equation.free_symbols))
+    if len(unknowns) < 2:
+        return False
+    try:
+        for unknown in unknowns:
+            found, value = solve_linear(equation.lhs - equation.rhs, symbols=[unknown])
+            if found == unknown:
+                with mpmath.workdps(_DIGITS):
+                    at = _value(value, {})
+                # A solution that is not real may be dropped for the sake of an unknown that is.
+                real = mpmath.isfinite(at) and not mpmath.im(at)
+                return bool(real) and clearly_not_zero(other.lhs - other.rhs, {unknown: value})
+    except (_Unknown, ArithmeticError, ValueError, TypeError, RecursionError, NotImplementedError):
+        pass
+    return False
+
+
 def _guarded_solve_and_compare(gold: Any, prediction: Any, *tolerances: int) -> bool:
     if isinstance(gold, sympy.Eq) and isinstance(prediction, sympy.Eq):
+        if _parted(gold, prediction) or _parted(prediction, gold):
+            return False
         difference = prediction.lhs - prediction.rhs
         for solution in grader.solve(gold, gold.free_symbols):
             if isinstance(solution, dict) and clearly_not_zero(difference, solution):
