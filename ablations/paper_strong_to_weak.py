@@ -60,6 +60,7 @@ GRID = Grid(
         steps=165,
         importance_cap=5.0,
         dtype="bfloat16",
+        engine="vllm",
         machine=Machine("cuda", micro_batch=8, engine_batch=1024, gradient_checkpointing=True),
     ),
     arms=(

@@ -136,8 +136,6 @@ def test_options_of_files_are_refused_for_the_toy_world(capsys: pytest.CaptureFi
 
 
 def test_vllm_is_refused_where_it_cannot_serve(capsys: pytest.CaptureFixture[str]) -> None:
-    off_policy = [*changed(TRAIN, method="sft-on-teacher"), *SMALL, "--engine", "vllm"]
-    assert "trains on the teacher's rollouts, which engine=hf draws" in fails(capsys, *off_policy)
     assert "add engine=vllm" in fails(capsys, *TRAIN, *SMALL, "--set", "machine.vllm.sleep=true")
     policy = tiny_policy(1)
     with pytest.raises(UserError, match="float32 or bfloat16, not in float16"):

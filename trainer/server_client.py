@@ -58,9 +58,6 @@ class ServerClient:
         backoff: seconds before the first of them, doubled each time up to a minute; a server's Retry-After counts where
             it is longer.
 
-    Attributes:
-        losses: connections lost or refused so far: the server may have been started anew.
-
     Raises:
         UserError: for an address or a key that can be none.
     """
@@ -71,7 +68,6 @@ class ServerClient:
                 raise UserError(f"option '{option}' is too small")
         self.url, self.where = _address(base_url)
         self.concurrency, self.timeout, self.retries, self.backoff = concurrency, timeout, retries, backoff
-        self.losses = 0
         self._key = os.environ.get(KEY, "").strip()
         if not (self._key.isascii() and (self._key.isprintable() or not self._key)):
             raise UserError(f"the key in {KEY} has characters that no key has: set it again")
@@ -167,7 +163,6 @@ class ServerClient:
             except TimeoutError:
                 reason = f"no answer in {self.timeout:g} s"
             except httpx2.RequestError as error:
-                self.losses += 1
                 reason = self._safe(str(error) or type(error).__name__)
             else:
                 if reply.status_code == 200:

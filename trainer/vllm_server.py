@@ -95,27 +95,42 @@ class VLLMServerEngine:
     # --- samples --------------------------------------------------------------------------------------------------
 
     def generate(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling) -> list[Sample]:
-        """Raises: UserError, as `stream`, or if the server was started anew meanwhile, which has the first weights."""
-        losses = self.client.losses
-        samples = dict(self.stream(prompts, seeds, sampling))
-        if self.client.losses > losses:
-            try:
-                self._check("a lost connection")
-            except StaleWeights:
-                raise UserError(
-                    f"{self.client.where} was started anew in the middle of a step's rollouts: give the same command "
-                    "again, which hands it the weights and continues from the last checkpoint"
-                ) from None
+        """A sample for every prompt; called by all processes in step, each with prompts of its own.
+
+        Raises:
+            UserError: as `stream`, or if the server does not hold the weights of the last sync any more.
+        """
+        samples = dict(self._asked(prompts, seeds, sampling))
+        self.confirm()
         return [samples[index] for index in range(len(prompts))]
 
     def stream(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling
     ) -> Iterator[tuple[int, Sample]]:
-        """(place among `prompts`, sample) of each as soon as it has ended.
+        """(place among `prompts`, sample) of each as soon as it has ended; may be called by one process alone.
 
         Raises:
-            UserError: for a prompt that leaves no room for the response, or once all tries for a sample have failed.
+            UserError: for a prompt that leaves no room for the response, or once all tries for a sample have failed;
+                from one process, also if the server does not hold the weights of the last sync any more.
         """
+        yield from self._asked(prompts, seeds, sampling)
+        if not self.policy.sharded:
+            self.confirm()
+
+    def confirm(self) -> None:
+        """Compares the log-probs of a few tokens once more: a server can be started anew, or serve a second run."""
+        try:
+            self._check("a step's rollouts")
+        except StaleWeights as problem:
+            raise UserError(
+                f"{self.client.where} does not hold this run's weights any more ({problem}): it was started anew, or "
+                "another run uses it; give every run a server of its own, and the same command again, which continues "
+                "from the last checkpoint"
+            ) from None
+
+    def _asked(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling
+    ) -> Iterator[tuple[int, Sample]]:
         for prompt in prompts:
             if len(prompt) + sampling.max_tokens > self.max_model_len:
                 raise UserError(
@@ -186,7 +201,7 @@ class VLLMServerEngine:
 
     def _check(self, what: str, temperature: float = 1.0) -> float:
         def draw(prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling) -> list[Sample]:
-            found = dict(self.stream(prompts, seeds, sampling))
+            found = dict(self._asked(prompts, seeds, sampling))
             return [found[index] for index in range(len(prompts))]
 
         seen = self._seen

@@ -235,14 +235,16 @@ def _train_and_evaluate(cell: Cell, spec: RunSpec, folder: Path, report: Report,
     source = _open_data(spec, state.policy, folder, report, ranks)
     trackers = open_trackers(cell.track, folder, cell.run_id, spec) if ranks.first else []
 
+    hosted = spec.engine == "vllm" and spec.objective().sampler == "student"  # by an engine that holds the student
+
     def responder(plan: EvalPlan) -> Responder:
-        if spec.engine == "vllm":
+        if hosted:
             return of_vllm(engine, plan, cell.run_id)
         return of_policy(state.policy, plan, cell.run_id)
 
     def evaluate_now() -> None:
         done = training * state.step / spec.steps
-        in_place = state.policy.whole(merged=True) if spec.engine == "hf" else contextlib.nullcontext()
+        in_place = contextlib.nullcontext() if hosted else state.policy.whole(merged=True)
         with in_place, stop.at_once():
             if ranks.first:
                 for name, accuracy in _evaluate_at(cell, responder, state.step, folder, report, done).items():
@@ -251,7 +253,7 @@ def _train_and_evaluate(cell: Cell, spec: RunSpec, folder: Path, report: Report,
             ranks.wait()
 
     if state.step and cell.plans_at(state.step):  # what the checkpoint's step still owed
-        if spec.engine == "vllm":
+        if hosted:
             engine.sync(state.policy)
         evaluate_now()
     for step in train(spec, state, source, engine, teacher, verifier(state.policy), reference):

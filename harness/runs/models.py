@@ -87,6 +87,7 @@ def rollout_engine(spec: RunSpec, policy: Any, teacher: Any) -> Any:
     """What draws the rollouts: of the student, or of a teacher for methods that train on the teacher's."""
     from trainer.engines import FrozenEngine, HFEngine
     from trainer.teachers import LocalTeacher
+    from trainer.vllm_server import VLLMServerEngine
 
     if spec.objective().sampler == "student":
         if spec.engine == "vllm":
@@ -95,7 +96,10 @@ def rollout_engine(spec: RunSpec, policy: Any, teacher: Any) -> Any:
     if not isinstance(teacher, LocalTeacher):
         raise UserError(f"method '{spec.method}' trains on the teacher's rollouts: give it one local --teacher MODEL")
     if spec.engine == "vllm":
-        raise UserError(f"method '{spec.method}' trains on the teacher's rollouts, which engine=hf draws: leave it out")
+        engine = vllm_engine(dict(spec.teachers)[""], teacher.policy, spec.machine, spec.dtype)
+        if isinstance(engine, VLLMServerEngine):
+            engine.confirm()  # that it serves this teacher, whose weights nobody hands over
+        return FrozenEngine(engine)
     return FrozenEngine(HFEngine(teacher.policy, spec.machine.engine_batch))
 
 

@@ -95,23 +95,18 @@ def test_samples_and_log_probs_over_syncs(server: VLLMServer) -> None:
 
 
 def test_a_server_that_lost_the_weights_is_noticed(server: VLLMServer) -> None:
-    policy, other = Policy.load(STUDENT), Policy.load(STUDENT)
+    """Started anew, or taken by another run: its log-probs are not this run's any more."""
+    mine, other = Policy.load(STUDENT), Policy.load(STUDENT)
     with torch.no_grad():
         for parameter in other.model.parameters():
             parameter += 0.1 * parameter.std() * torch.randn_like(parameter)
-    engine = VLLMServerEngine(server.url, policy)
-    engine.sync(policy)
-    engine.policy = other  # as if the server had been started anew since the last sync
-    prompts = [policy.render(text) for text in PROMPTS]
-    ask = engine.client.ask
-
-    def losing(*about: Any, **named: Any) -> Any:
-        engine.client.losses += 1
-        return ask(*about, **named)
-
-    engine.client.ask = losing  # type: ignore[method-assign]
-    with pytest.raises(UserError, match="was started anew in the middle of a step's rollouts"):
-        engine.generate(prompts, range(len(prompts)), Sampling(8))
+    first, second = (VLLMServerEngine(server.url, policy) for policy in (mine, other))
+    prompts = [mine.render(text) for text in PROMPTS]
+    first.sync(mine)
+    first.generate(prompts, range(len(prompts)), Sampling(8))
+    second.sync(other)
+    with pytest.raises(UserError, match=r"does not hold this run's weights any more .*another run uses it"):
+        first.generate(prompts, range(len(prompts)), Sampling(8))
 
 
 @pytest.mark.parametrize("where", ["process", "server"])
