@@ -122,13 +122,18 @@ class TrainState:
             kept = json.loads((folder / "state.json").read_text())
             identity, counters = kept["identity"], {name: int(kept[name]) for name in COUNTERS}
         except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(f"{folder} is not a whole checkpoint (no readable state.json): remove it") from None
+            raise UserError(
+                f"{folder} is not a whole checkpoint (no readable state.json): remove it, and the run begins anew"
+            ) from None
         if changed := differences(identity, spec.identity()):
             raise UserError(f"{folder} is a checkpoint of another run: it differs in {', '.join(changed)}")
-        if student is None:
-            policy = Policy.load(folder, spec.machine.device, getattr(torch, spec.dtype))
-        else:  # adapters belong to the weights they were made for
-            policy = student(None if spec.lora.rank else folder)
+        try:
+            if student is None:
+                policy = Policy.load(folder, spec.machine.device, getattr(torch, spec.dtype))
+            else:  # adapters belong to the weights they were made for
+                policy = student(None if spec.lora.rank else folder)
+        except UserError as error:
+            raise UserError(f"{error}: remove {folder}, and the run begins anew") from None
         state = cls.start(spec, policy)
         shards = (folder / "shards").is_dir()
         source = folder / ("shards" if shards else "optimiser.pt")
@@ -139,7 +144,7 @@ class TrainState:
                 state._take_over(torch.load(source, weights_only=True, mmap=policy.sharded))
         except (OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{source} cannot be read ({reason}): remove {folder}") from None
+            raise UserError(f"{source} cannot be read ({reason}): remove {folder}, and the run begins anew") from None
         for name, count in counters.items():
             setattr(state, name, count)
         return state
