@@ -133,6 +133,8 @@ class TrainState:
             else:  # adapters belong to the weights they were made for
                 policy = student(None if spec.lora.rank else folder)
         except UserError as error:
+            if spec.lora.rank:
+                raise
             raise UserError(f"{error}: remove {folder}, and the run begins anew") from None
         state = cls.start(spec, policy)
         shards = (folder / "shards").is_dir()
