@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -31,6 +32,16 @@ def start(launch: list[str], out: Path) -> subprocess.Popen[bytes]:
     )
 
 
+def descendants(pid: int) -> list[int]:
+    """Every process below ``pid``."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    found = [child for child, parent in parents.items() if parent == pid]
+    return found + [below for child in found for below in descendants(child)]
+
+
 def killed(launch: list[str], out: Path, times: int, seed: int) -> None:
     """Runs the command, kills its process group that many times at random moments, and lets it end."""
     draw, steps = random.Random(seed), out / "steps.jsonl"
@@ -42,7 +53,9 @@ def killed(launch: list[str], out: Path, times: int, seed: int) -> None:
             time.sleep(0.005)
         time.sleep(draw.uniform(0.0, 0.5))
         assert child.poll() is None, "ended before it was killed often enough"
-        os.killpg(child.pid, signal.SIGKILL)
+        for pid in (child.pid, *descendants(child.pid)):  # torchrun's workers have process groups of their own
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         child.wait()
         rewind(out)
     assert start(launch, out).wait() == 0

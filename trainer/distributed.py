@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 import threading
@@ -160,7 +161,7 @@ def join(device: str = "cpu", patience: int = 3600) -> Ranks:
     _groups.clear()
     _groups["store"] = store
     _patient()
-    threading.Thread(target=_watch, args=(store.clone(),), daemon=True).start()
+    threading.Thread(target=_watch, args=(store.clone(), os.getppid()), daemon=True).start()
     if rank:
         sys.stdout.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -182,13 +183,20 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def _watch(store: Any) -> None:
-    """Ends this process once another one has failed, whatever collective it is stuck in."""
-    with contextlib.suppress(RuntimeError):  # the store is gone, and with it everyone
-        while _groups and not _groups.get("failing"):
+def _watch(store: Any, launcher: int) -> None:
+    """Ends this process once another one has failed, whatever collective it is stuck in; saves it when torchrun dies."""
+    told = False
+    while _groups and not _groups.get("failing"):
+        if not told and os.getppid() != launcher:  # orphans would go on training, and hold the run's lock
+            os.kill(os.getpid(), signal.SIGTERM)
+            told = True
+        try:
             if store.check([FAILED]):
                 os._exit(int(store.get(FAILED)))
-            time.sleep(TICK)
+        except RuntimeError:  # the store went with torchrun
+            if told:
+                return
+        time.sleep(TICK)
 
 
 @contextlib.contextmanager
