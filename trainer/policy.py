@@ -84,7 +84,8 @@ class Policy:
         weight: Tensor = self.model.get_output_embeddings().weight
         if self.sharded and hasattr(weight, "full_tensor"):
             raise RuntimeError(f"{self.name}: the head is asked for while its parts lie in several processes")
-        return weight[: self.vocab]
+        # A slice's gradient is a second array of the head's size, even where the slice is all of it.
+        return weight if self.vocab == len(weight) else weight[: self.vocab]
 
     def render(self, text: str, thinking: bool = False) -> list[int]:
         """As `Chat.render`."""
