@@ -1,8 +1,8 @@
 """One side of the head measurement, in a process of its own: ``python -m harness.bench.head_side SPEC FOUND`` (JSON).
 
-Prints nothing; FOUND holds seconds, peak memory, loss, and a digest of both gradients. Peak memory is that of the
-work alone, its inputs being in place before: the kernel's high-water mark of this process is reset by then, so neither
-imports nor what the parent process holds can count (on a GPU: the allocator's own mark).
+Prints nothing; FOUND holds seconds, peak memory, loss, and a digest of both gradients. The kernel's high-water mark of
+this process is reset once the inputs are there, so nothing earlier counts, nor what the parent process holds. What the
+process held before the inputs (interpreter, libraries) is subtracted from it; on a GPU it is the allocator's own mark.
 """
 
 from __future__ import annotations
@@ -245,8 +245,10 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     side = SIDES[spec["side"]]
     small = Work.make(spec | {"vocab": min(spec["vocab"], 1000)}, 1, 8)
     side(small).backward()
+    del small
+    cuda = spec["device"] == "cuda"
+    empty = torch.cuda.memory_allocated() if cuda else _status("VmRSS")
     work = Work.make(spec, spec["rollouts"], spec["length"])
-    cuda = work.hidden.is_cuda
     before = _start_of_peak(cuda)
     started, used = time.perf_counter(), time.process_time()
     loss = side(work)
@@ -258,7 +260,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     found = {
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
-        "peak_mib": peak / 2**20,
+        "peak_mib": (peak - empty) / 2**20,
         "extra_mib": (peak - before) / 2**20,
         "loss": float(loss.detach()),
         "threads": torch.get_num_threads(),
