@@ -155,6 +155,11 @@ def test_a_sliced_head_sends_its_gradient_to_the_whole_parameter(name: str) -> N
     loss.backward()
     assert parameter.grad is not None
     assert not parameter.grad[20:].any()
+    same, k = parameter.detach().clone().requires_grad_(), hidden.clone().requires_grad_()
+    whole = head_loss(k, same, targets, torch.arange(13), objective, plan, lambda p: teacher[p], 3, vocab=20)
+    whole.backward()
+    for a, b in ((whole, loss), (k.grad, h.grad), (same.grad, parameter.grad)):
+        assert a is not None and torch.equal(a, b)  # type: ignore[arg-type]
     w = head.clone().requires_grad_()
     reference = head_loss(hidden, w, targets, torch.arange(13), objective, plan, lambda p: teacher[p])
     reference.backward()

@@ -156,11 +156,13 @@ class HeadLoss(torch.autograd.Function):
         plan: Plan,
         teacher: Logits | None,
         chunk: int,
+        vocab: int,
     ) -> Tensor:
+        whole, weight = weight, weight[:vocab]
         needs_teacher = bool(objective.loss_needs & {"logits", "topk_logprobs"})
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         # Accumulated in float32 over the chunks even where the weights are bfloat16.
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        grad_weight = torch.zeros_like(whole, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         room, other_room = (_room(hidden, weight, chunk, len(targets), held) for held in (True, needs_teacher))
         total = hidden.new_zeros((), dtype=torch.float32)
         for start in range(0, len(targets), chunk):
@@ -171,7 +173,7 @@ class HeadLoss(torch.autograd.Function):
             if grad_hidden is not None:
                 torch.mm(logits.to(weight.dtype), weight, out=grad_hidden[part])
             if grad_weight is not None:
-                _add_outer(grad_weight, logits, hidden[part])
+                _add_outer(grad_weight[:vocab], logits, hidden[part])
         ctx.gradients = grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype)
         return total
 
@@ -182,7 +184,7 @@ class HeadLoss(torch.autograd.Function):
         # Scaled in place and given away, as a copy of the head's gradient would be as large as the head.
         scaled = [None if gradient is None else gradient.mul_(grads[0]) for gradient in ctx.gradients]
         ctx.gradients = None
-        return *scaled, None, None, None, None, None, None
+        return *scaled, None, None, None, None, None, None, None
 
 
 def _add_outer(total: Tensor, rows: Tensor, hidden: Tensor) -> None:
@@ -202,6 +204,7 @@ def head_loss(
     plan: Plan,
     teacher: Logits | None,
     chunk: int | None = None,
+    vocab: int | None = None,
 ) -> Tensor:
     """The objective's surrogate from hidden states, with the gradient formed in the forward pass; scalar, nats.
 
@@ -209,7 +212,12 @@ def head_loss(
         hidden: [N,h] student states at the positions that predict `targets`, with gradient. weight: [V,h].
         targets: [N] sampled ids. positions: [N] their places among the batch's valid tokens, for `teacher`.
         plan: flattened to these N tokens.
+        vocab: rows of `weight` from this one on belong to no id: they are not looked at, and their gradient is zero.
+            A slice of the weight says the same, at the price of a second array of the head's size in the backward pass.
+
+    The gradient is given away by the first backward pass; a second one raises a RuntimeError.
     """
+    vocab = len(weight) if vocab is None else vocab
     return HeadLoss.apply(
-        hidden, weight, targets, positions, objective, plan, teacher, chunk or chunk_size(len(weight))
+        hidden, weight, targets, positions, objective, plan, teacher, chunk or chunk_size(vocab), vocab
     )
