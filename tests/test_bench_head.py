@@ -23,7 +23,7 @@ def parsed(*options: str) -> argparse.Namespace:
 
 
 def turn(seconds: float = 2.0, loss: float = 1.5, peak: float = 100.0, value: float = 3.0) -> dict[str, Any]:
-    gradient = {"norm": value, "rows": [[value, 0.0], [0.0, 4.0]]}
+    gradient = {"norm": value, "probes": [[value, 0.0], [0.0, 4.0]]}
     return {
         "seconds": seconds,
         "cpu_seconds": 2 * seconds,
@@ -53,7 +53,7 @@ def test_a_point_is_a_median_with_its_spread() -> None:
 
 
 def test_differences_by_hand() -> None:
-    # Rows ((3,0),(0,4)) have norm 5; with 3.5 in place of 3 they are 0.5 apart.
+    # Probes ((3,0),(0,4)) have norm 5; with 3.5 in place of 3 they are 0.5 apart.
     found = difference(turn(loss=1.8, value=3.5), turn())
     assert found["loss"] == pytest.approx(0.2)
     assert found["grad_hidden"] == found["grad_weight"] == pytest.approx(0.1)
@@ -164,7 +164,7 @@ def test_plain_torch_agrees_with_us_on_every_work(work: str) -> None:
         found[side] = {
             "loss": loss.item(),
             **{
-                f"grad_{name}": {"norm": float(gradient.norm()), "rows": gradient.tolist()}
+                f"grad_{name}": {"norm": float(gradient.norm()), "probes": head_side.probes(gradient)}
                 for name, gradient in (("hidden", made.hidden.grad), ("weight", made.weight.grad))
             },
         }

@@ -74,8 +74,8 @@ def point(
         "tokens": size.tokens,
         "vocab": vocab,
         "side": side,
-        "seconds": round(statistics.median(seconds), 3),
-        "spread": [round(min(seconds), 3), round(max(seconds), 3)],
+        "seconds": round(statistics.median(seconds), 6),
+        "spread": [round(min(seconds), 6), round(max(seconds), 6)],
         "cpu_seconds": round(statistics.median(one["cpu_seconds"] for one in ones), 3),
         "peak_mib": round(statistics.median(one["peak_mib"] for one in ones), 1),
         "extra_mib": round(statistics.median(one["extra_mib"] for one in ones), 1),
@@ -90,18 +90,18 @@ def point(
 
 
 def difference(one: dict[str, Any], reference: dict[str, Any]) -> dict[str, float]:
-    """Relative distances of the loss and of the compared rows of either gradient; infinite for anything not finite."""
+    """Relative distances of the loss and of the probes of either gradient; infinite for anything not finite."""
     apart = {"loss": abs(one["loss"] - reference["loss"]) / max(abs(reference["loss"]), 1e-30)}
     for name in ("grad_hidden", "grad_weight"):
-        pairs = list(zip(_flat(one[name]["rows"]), _flat(reference[name]["rows"]), strict=True))
+        pairs = list(zip(_flat(one[name]["probes"]), _flat(reference[name]["probes"]), strict=True))
         apart[name] = math.dist(*zip(*pairs, strict=True)) / max(math.hypot(*(b for _, b in pairs)), 1e-30)
         norms = one[name]["norm"], reference[name]["norm"]
         apart[f"{name}_norm"] = abs(norms[0] - norms[1]) / max(norms[1], 1e-30)
     return {name: value if math.isfinite(value) else math.inf for name, value in apart.items()}
 
 
-def _flat(rows: Iterable[Iterable[float]]) -> Iterator[float]:
-    return (value for row in rows for value in row)
+def _flat(probes: Iterable[Iterable[float]]) -> Iterator[float]:
+    return (value for probe in probes for value in probe)
 
 
 def compared(points: Sequence[dict[str, Any]], size: Size, vocab: int) -> list[dict[str, Any]]:
@@ -122,7 +122,7 @@ def compared(points: Sequence[dict[str, Any]], size: Size, vocab: int) -> list[d
 
 
 def row(ours: dict[str, Any], peer: dict[str, Any], asked: Goal, vocab: int) -> dict[str, Any]:
-    time_ratio, memory_ratio = ours["seconds"] / peer["seconds"], _ratio(ours, peer, "peak_mib")
+    time_ratio, memory_ratio = ours["seconds"] / max(peer["seconds"], 1e-9), _ratio(ours, peer, "peak_mib")
     met = (asked.time is None or time_ratio <= asked.time) and (asked.memory is None or memory_ratio <= asked.memory)
     return {
         "work": f"{ours['work']}, {ours['size']} tokens, V = {vocab}: against {peer['side']}",
@@ -152,7 +152,7 @@ def flat(points: Sequence[dict[str, Any]], vocab: int) -> list[dict[str, Any]]:
                 "work": f"{work}, V = {vocab}: peak memory of {large['size']} tokens against {small['size']}",
                 "ours": {"what": WHAT[OURS], **_kept(large)},
                 "peer": {"what": f"ours at {small['size']}", **_kept(small)},
-                "time_ratio": round(large["seconds"] / small["seconds"], 4),
+                "time_ratio": round(large["seconds"] / max(small["seconds"], 1e-9), 4),
                 "memory_ratio": round(ratio, 4),
                 "extra_memory_ratio": round(_ratio(large, small, "extra_mib"), 4),
                 "difference": None,
