@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.worlds import WANT, assert_near, assert_same, plain_update, random_world, tiny_policy, update
-from trainer.head import MASS_SUPPORT, chunk_size, head_loss, project, score_head, target_logprobs
+from trainer.head import (
+    CHUNK_ELEMENTS,
+    MASS_SUPPORT,
+    HeadLogits,
+    chunk_size,
+    head_loss,
+    project,
+    score_head,
+    target_logprobs,
+)
 from trainer.losses import Divergence, Tokens, TopK
 from trainer.methods import METHODS
 from trainer.objective import Objective, Plan, Term, TermPlan
@@ -50,7 +59,7 @@ def both_ways(
     name: str, seed: int, dtype: torch.dtype = torch.float32, chunk: int | None = None
 ) -> tuple[list[Tensor], list[Tensor]]:
     """[loss, d hidden, d head] fused and by plain autograd on the full logits."""
-    objective = OBJECTIVES[name]
+    objective = (OBJECTIVES | METHODS)[name]
     hidden, head, targets, teacher, weight = states(seed, dtype=dtype)
     old = (hidden @ head.T).float().log_softmax(-1).gather(1, targets[:, None])[:, 0] + 0.05
     plan = flat_plan(objective, weight, old, teacher[:, 0])
@@ -81,7 +90,7 @@ def test_fused_equals_plain_autograd(name: str, seed: int, chunk: int | None) ->
         assert_near(a, b)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", [*OBJECTIVES, *METHODS])
 @pytest.mark.parametrize("chunk", [4, 100])
 def test_fused_equals_plain_in_bfloat16(name: str, chunk: int) -> None:
     for seed in range(3):
@@ -134,18 +143,25 @@ def test_one_side_may_be_frozen(frozen: str) -> None:
     assert other.grad is None
 
 
-def test_a_sliced_head_sends_its_gradient_to_the_whole_parameter() -> None:
+@pytest.mark.parametrize("name", METHODS)
+def test_a_sliced_head_sends_its_gradient_to_the_whole_parameter(name: str) -> None:
     # Padded vocabulary: rows 20..31 belong to ids that do not exist. They may even hold NaN.
     hidden, head, targets, teacher, weight = states(2)
-    plan = flat_plan(METHODS["full-rkl"], weight, torch.zeros(13), torch.zeros(13))
+    objective = METHODS[name]
+    plan = flat_plan(objective, weight, torch.full((13,), -3.0), weight)
     parameter = torch.cat([head, torch.full((12, 6), float("nan"))]).requires_grad_()
     h = hidden.clone().requires_grad_()
-    loss = head_loss(h, parameter[:20], targets, torch.arange(13), METHODS["full-rkl"], plan, lambda p: teacher[p], 3)
+    loss = head_loss(h, parameter[:20], targets, torch.arange(13), objective, plan, lambda p: teacher[p], 3)
     loss.backward()
     assert parameter.grad is not None
     assert not parameter.grad[20:].any()
+    same, k = parameter.detach().clone().requires_grad_(), hidden.clone().requires_grad_()
+    whole = head_loss(k, same, targets, torch.arange(13), objective, plan, lambda p: teacher[p], 3, vocab=20)
+    whole.backward()
+    for a, b in ((whole, loss), (k.grad, h.grad), (same.grad, parameter.grad)):
+        assert a is not None and torch.equal(a, b)  # type: ignore[arg-type]
     w = head.clone().requires_grad_()
-    reference = head_loss(hidden, w, targets, torch.arange(13), METHODS["full-rkl"], plan, lambda p: teacher[p])
+    reference = head_loss(hidden, w, targets, torch.arange(13), objective, plan, lambda p: teacher[p])
     reference.backward()
     assert loss.item() == pytest.approx(reference.item())
     torch.testing.assert_close(parameter.grad[:20], w.grad)
@@ -179,6 +195,45 @@ def test_the_teacher_is_asked_for_the_positions_given() -> None:
     student = (hidden[order] @ head.T).log_softmax(-1)
     expected = objective.loss(plan, Tokens(student[:, 0], student, teacher[order].log_softmax(-1)))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_gradient_is_given_away_once() -> None:
+    hidden, head, targets, teacher, weight = states(0)
+    plan = flat_plan(METHODS["full-rkl"], weight, torch.zeros(13), torch.zeros(13))
+    h, w = hidden.requires_grad_(), head.requires_grad_()
+    loss = head_loss(h, w, targets, torch.arange(13), METHODS["full-rkl"], plan, lambda p: teacher[p])
+    loss.backward(retain_graph=True)
+    assert h.grad is not None
+    first = h.grad.clone()
+    with pytest.raises(RuntimeError, match="head_loss again"):
+        loss.backward()
+    assert torch.equal(h.grad, first)
+
+
+@pytest.mark.parametrize("chunk", [3, None])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_teacher_that_writes_into_our_memory_says_the_same(name: str, chunk: int | None) -> None:
+    hidden, head, targets, _, weight = states(7)
+    other, other_head, _, _, _ = states(8)
+    plan = flat_plan(OBJECTIVES[name], weight, torch.full((13,), -3.0), weight)
+    results = []
+    for teacher in (HeadLogits(other, other_head), lambda p: other[p] @ other_head.T):
+        h, w = hidden.clone().requires_grad_(), head.clone().requires_grad_()
+        loss = head_loss(h, w, targets, torch.arange(13), OBJECTIVES[name], plan, teacher, chunk)
+        loss.backward()
+        scores = score_head(hidden, head, targets, teacher, WANT, chunk)
+        assert h.grad is not None and w.grad is not None
+        results.append([loss.detach(), h.grad, w.grad, *scores.values()])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_wider_teacher_head_is_not_written_into_our_memory() -> None:
+    # Rows for ids that the student lacks are a teacher's own mistake; ours would be to cut them in silence.
+    _, head, targets, _, _ = states(7)
+    teacher = HeadLogits(torch.ones(13, 2), torch.ones(21, 2))
+    with pytest.raises(RuntimeError):
+        score_head(torch.ones(13, 6), head, targets, teacher, ["reverse_kl"])
 
 
 def test_a_sampled_loss_never_asks_the_teacher() -> None:
@@ -304,7 +359,7 @@ def test_target_logprobs() -> None:
 def test_chunks_bound_memory() -> None:
     for vocab in (2, 320, 151_936, 10**9):
         assert chunk_size(vocab) >= 1
-        assert chunk_size(vocab) * vocab <= max(vocab, 1 << 24)
+        assert chunk_size(vocab) * vocab <= max(vocab, CHUNK_ELEMENTS)
 
 
 def test_projection_is_float32() -> None:

@@ -8,21 +8,22 @@ without gradient, which gives the planner log-probs, entropies and divergences.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainer.divergences import entropy, kl
-from trainer.losses import Tokens
+from trainer.divergences import weighted
+from trainer.gradients import blocks, logits_to_gradient
 from trainer.objective import Objective, Plan
 from trainer.scores import FROM_LOGITS
 
 Logits = Callable[[Tensor], Tensor]
 """Maps positions (int64 `[n]`, into the batch's valid tokens) to float32 logits `[n, V]`."""
 
-CHUNK_ELEMENTS = 1 << 24  # logits per chunk: 64 MiB in float32, so peak memory does not grow with the batch
+CHUNK_ELEMENTS = 1 << 25  # logits per chunk: 128 MiB in float32, so peak memory does not grow with the batch
 
 
 MASS_SUPPORT = 16  # the student's most likely tokens, on which `teacher_mass` is summed
@@ -36,9 +37,24 @@ def chunk_size(vocab: int) -> int:
     return max(1, CHUNK_ELEMENTS // vocab)
 
 
-def project(hidden: Tensor, weight: Tensor) -> Tensor:
-    """Logits in float32, whatever the dtype of the product."""
-    return (hidden @ weight.T).float()
+def project(hidden: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
+    """Logits `[n,V]` in float32, whatever the dtype of the product; into `out` where there is one."""
+    if out is None:
+        return (hidden @ weight.T).float()
+    if weight.dtype == torch.float32:
+        return torch.mm(hidden, weight.T, out=out)
+    return out.copy_(hidden @ weight.T)
+
+
+@dataclass(frozen=True, eq=False)
+class HeadLogits:
+    """The `Logits` of a model whose hidden states are kept: [N,h] by its head [V,h]."""
+
+    hidden: Tensor
+    weight: Tensor
+
+    def __call__(self, positions: Tensor, out: Tensor | None = None) -> Tensor:
+        return project(self.hidden[positions], self.weight, out)
 
 
 @torch.no_grad()
@@ -65,32 +81,55 @@ def score_head(
         raise ValueError(f"cannot give {', '.join(sorted(missing))}: unknown, or in need of a teacher's logits")
     out = {name: hidden.new_empty(len(targets), dtype=torch.float32) for name in want}
     chunk = chunk or chunk_size(len(weight))
+    room, other_room = (_room(hidden, weight, chunk, len(targets), held) for held in (True, teacher is not None))
     for start in range(0, len(targets), chunk):
         part = slice(start, min(start + chunk, len(targets)))
-        target = targets[part, None]
-        student = project(hidden[part], weight).log_softmax(-1)
-        if "logprobs" in out:
-            out["logprobs"][part] = student.gather(1, target)[:, 0]
-        if "student_entropy" in out:
-            out["student_entropy"][part] = entropy(student)
-        if teacher is None:
-            continue
-        other = teacher(torch.arange(part.start, part.stop, device=targets.device)).log_softmax(-1)
-        if "teacher_logprobs" in out:
-            out["teacher_logprobs"][part] = other.gather(1, target)[:, 0]
-        if "teacher_entropy" in out:
-            out["teacher_entropy"][part] = entropy(other)
-        if "reverse_kl" in out:
-            out["reverse_kl"][part] = kl(student, other)
-        if "forward_kl" in out:
-            out["forward_kl"][part] = kl(other, student)
-        if "teacher_rank" in out:
-            favourite = other.gather(1, student.argmax(-1, keepdim=True))
-            out["teacher_rank"][part] = 1.0 + (other > favourite).sum(-1)
-        if "teacher_mass" in out:
-            likely = student.topk(min(MASS_SUPPORT, student.shape[-1]), -1).indices
-            out["teacher_mass"][part] = other.gather(1, likely).exp().sum(-1)
+        student = project(hidden[part], weight, room[: part.stop - start])
+        positions = torch.arange(start, part.stop, device=targets.device)
+        other = None if teacher is None else _ask(teacher, positions, other_room)
+        for rows in blocks(student):
+            found = _scores(student[rows], None if other is None else other[rows], targets[part][rows, None], want)
+            for name, values in found.items():
+                out[name][part][rows] = values
     return out
+
+
+def _room(hidden: Tensor, weight: Tensor, chunk: int, tokens: int, needed: bool) -> Tensor:
+    """For a chunk's logits, float32, and for the next one's: new pages cost as much as a pass over them."""
+    return hidden.new_empty((min(chunk, tokens) if needed else 0, len(weight)), dtype=torch.float32)
+
+
+def _ask(teacher: Logits, positions: Tensor, room: Tensor) -> Tensor:
+    """The teacher's logits; in `room`, if it can put them there."""
+    if isinstance(teacher, HeadLogits) and len(teacher.weight) == room.shape[1]:
+        return teacher(positions, room[: len(positions)])
+    return teacher(positions)
+
+
+def _scores(logits: Tensor, teacher: Tensor | None, targets: Tensor, want: Collection[str]) -> dict[str, Tensor]:
+    """The wanted scores, [n], from logits [n,V] and targets [n,1]."""
+    student = logits.log_softmax(-1)
+    found = {"logprobs": student.gather(1, targets)[:, 0]}
+    if {"student_entropy", "reverse_kl"} & set(want):
+        p = student.exp()
+        found["student_entropy"] = -weighted(p, student.clone())[0]
+    if teacher is not None:
+        other = teacher.log_softmax(-1)
+        found["teacher_logprobs"] = other.gather(1, targets)[:, 0]
+        if "reverse_kl" in want:
+            found["reverse_kl"] = weighted(p, student - other)[0]
+        if {"teacher_entropy", "forward_kl"} & set(want):
+            q = other.exp()
+            found["teacher_entropy"] = -weighted(q, other.clone())[0]
+        if "forward_kl" in want:
+            found["forward_kl"] = weighted(q, other - student)[0]
+        if "teacher_rank" in want:
+            favourite = other.gather(1, student.argmax(-1, keepdim=True))
+            found["teacher_rank"] = 1.0 + (other > favourite).sum(-1)
+        if "teacher_mass" in want:
+            likely = student.topk(min(MASS_SUPPORT, student.shape[-1]), -1).indices
+            found["teacher_mass"] = other.gather(1, likely).exp().sum(-1)
+    return {name: values for name, values in found.items() if name in want}
 
 
 @torch.no_grad()
@@ -117,33 +156,43 @@ class HeadLoss(torch.autograd.Function):
         plan: Plan,
         teacher: Logits | None,
         chunk: int,
+        vocab: int,
     ) -> Tensor:
+        whole, weight = weight, weight[:vocab]
         needs_teacher = bool(objective.loss_needs & {"logits", "topk_logprobs"})
-        grad_hidden = torch.zeros_like(hidden)
+        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         # Accumulated in float32 over the chunks even where the weights are bfloat16.
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if weight.requires_grad else None
+        grad_weight = torch.zeros_like(whole, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        room, other_room = (_room(hidden, weight, chunk, len(targets), held) for held in (True, needs_teacher))
         total = hidden.new_zeros((), dtype=torch.float32)
         for start in range(0, len(targets), chunk):
-            part = slice(start, start + chunk)
-            with torch.enable_grad():
-                logits = project(hidden[part].detach(), weight.detach()).requires_grad_()
-                student = logits.log_softmax(-1)
-                other = teacher(positions[part]).log_softmax(-1) if needs_teacher and teacher else None
-                sampled = student.gather(1, targets[part, None])[:, 0]
-                loss = objective.loss(plan.map(itemgetter(part)), Tokens(sampled, student, other))
-                (grad,) = torch.autograd.grad(loss, logits)
-            total += loss.detach()
-            grad_hidden[part] = grad.to(weight.dtype) @ weight
+            part = slice(start, min(start + chunk, len(targets)))
+            logits = project(hidden[part], weight, room[: part.stop - start])
+            other = _ask(teacher, positions[part], other_room) if needs_teacher and teacher else None
+            total += logits_to_gradient(objective, plan.map(itemgetter(part)), targets[part], logits, other)
+            if grad_hidden is not None:
+                torch.mm(logits.to(weight.dtype), weight, out=grad_hidden[part])
             if grad_weight is not None:
-                grad_weight += (grad.to(hidden.dtype).T @ hidden[part]).float()
-        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
+                _add_outer(grad_weight[:vocab], logits, hidden[part])
+        ctx.gradients = grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype)
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        scaled = None if grad_weight is None else grads[0].to(grad_weight.dtype) * grad_weight
-        return grads[0].to(grad_hidden.dtype) * grad_hidden, scaled, None, None, None, None, None, None
+        if ctx.gradients is None:
+            raise RuntimeError("the gradient of this loss has been handed out already: call head_loss again")
+        # Scaled in place and given away, as a copy of the head's gradient would be as large as the head.
+        scaled = [None if gradient is None else gradient.mul_(grads[0]) for gradient in ctx.gradients]
+        ctx.gradients = None
+        return *scaled, None, None, None, None, None, None, None
+
+
+def _add_outer(total: Tensor, rows: Tensor, hidden: Tensor) -> None:
+    """total [V,h] += rowsᵀ [V,n] · hidden [n,h], in float32 except for the factors of a product on a GPU."""
+    if hidden.dtype == torch.float32 or hidden.device.type == "cpu":
+        total.addmm_(rows.T, hidden.float())
+    else:
+        total += rows.to(hidden.dtype).T @ hidden
 
 
 def head_loss(
@@ -155,6 +204,7 @@ def head_loss(
     plan: Plan,
     teacher: Logits | None,
     chunk: int | None = None,
+    vocab: int | None = None,
 ) -> Tensor:
     """The objective's surrogate from hidden states, with the gradient formed in the forward pass; scalar, nats.
 
@@ -162,7 +212,12 @@ def head_loss(
         hidden: [N,h] student states at the positions that predict `targets`, with gradient. weight: [V,h].
         targets: [N] sampled ids. positions: [N] their places among the batch's valid tokens, for `teacher`.
         plan: flattened to these N tokens.
+        vocab: rows of `weight` from this one on belong to no id: they are not looked at, and their gradient is zero.
+            A slice of the weight says the same, at the price of a second array of the head's size in the backward pass.
+
+    The gradient is given away by the first backward pass; a second one raises a RuntimeError.
     """
+    vocab = len(weight) if vocab is None else vocab
     return HeadLoss.apply(
-        hidden, weight, targets, positions, objective, plan, teacher, chunk or chunk_size(len(weight))
+        hidden, weight, targets, positions, objective, plan, teacher, chunk or chunk_size(vocab), vocab
     )

@@ -270,12 +270,13 @@ def _accumulate(
         inside = live[part]
         loss = head_loss(
             states[chosen],
-            policy.head,
+            policy.padded_head,
             rollouts.responses[part][inside],
             place[part][inside],
             objective,
             plan.map(lambda x, part=part, inside=inside: x[part][inside]),  # type: ignore[misc]
             logits,
+            vocab=policy.vocab,
         )
         if loss.requires_grad:
             loss.backward()

@@ -2,6 +2,9 @@
 
 A policy gradient needs the sampled token and differentiates its log-probability; a divergence differentiates through
 whole distributions. They are different types because a divergence used as an advantage has no useful gradient.
+
+A loss may have a `slope` beside its call: value and slope (`trainer.divergences`) in closed form, for speed. A loss
+without one is differentiated by autograd, and works as well.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from trainer.divergences import generalised_jsd, kl, mixture
+from trainer.divergences import generalised_jsd, generalised_jsd_slope, kl, log_mixture, mixture, weighted
 from trainer.errors import UserError
 from trainer.quantities import LogRatio, Quantity
 from trainer.scores import Scores
@@ -114,6 +117,10 @@ class Divergence:
             student, teacher = self.support(student, teacher)
         return generalised_jsd(student, teacher, self.beta)
 
+    def slope(self, student: Tensor, teacher: Tensor, p: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Value `[N]` and slope `[N,V]` from log-probs `[N,V]` and p = exp(student); None on a smaller support."""
+        return None if self.support is not None else generalised_jsd_slope(student, teacher, p, self.beta)
+
 
 @dataclass(frozen=True)
 class SkewKL:
@@ -137,6 +144,23 @@ class SkewKL:
         if self.direction == "forward":
             first, second = second, first
         return kl(first, mixture(first, second, self.alpha))
+
+    def slope(self, student: Tensor, teacher: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+        """Value `[N]` and slope `[N,V]` from log-probs `[N,V]` and p = exp(student).
+
+        Slopes, m being the mixture: S·(log S − log m − α·S/m) reverse, −(1−α)·S·Q/m forward.
+        """
+        if self.alpha == 0.0:
+            return generalised_jsd_slope(student, teacher, p, 1.0 if self.direction == "reverse" else 0.0)
+        q = teacher.exp()
+        if self.direction == "reverse":
+            middle = log_mixture(p, q, self.alpha)
+            value, slope = weighted(p, student - middle)
+            part = (student - middle).exp_().mul_(p)
+            return value, slope.sub_(part, alpha=self.alpha)
+        middle = log_mixture(q, p, self.alpha)
+        value, _ = weighted(q, teacher - middle)
+        return value, (teacher - middle).exp_().mul_(p).mul_(self.alpha - 1.0)
 
 
 @dataclass(frozen=True)

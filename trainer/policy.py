@@ -77,14 +77,19 @@ class Policy:
 
     @property
     def head(self) -> Tensor:
-        """[vocab,h] head weight, a view: gradients reach the model's own parameter. Sharded: after a pass, or `whole`.
+        """[vocab,h] head weight, a view of `padded_head`."""
+        return self.padded_head[: self.vocab]
+
+    @property
+    def padded_head(self) -> Tensor:
+        """[rows,h] the head's parameter, with the rows of no id. Sharded: after a pass, or `whole`.
 
         A pass leaves it gathered until `release`; gradients of it are scattered back by the backward pass.
         """
         weight: Tensor = self.model.get_output_embeddings().weight
         if self.sharded and hasattr(weight, "full_tensor"):
             raise RuntimeError(f"{self.name}: the head is asked for while its parts lie in several processes")
-        return weight[: self.vocab]
+        return weight
 
     def render(self, text: str, thinking: bool = False) -> list[int]:
         """As `Chat.render`."""

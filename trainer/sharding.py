@@ -40,7 +40,7 @@ from trainer.adapters import attach
 from trainer.batches import passes, take
 from trainer.config import Machine, RunSpec
 from trainer.errors import UserError
-from trainer.head import project
+from trainer.head import HeadLogits
 from trainer.policy import Policy
 from trainer.rollout import Rollouts
 from trainer.teachers import LocalTeacher, RoutedTeacher, Teacher, TeacherScores
@@ -182,7 +182,7 @@ class StepTeacher(LocalTeacher):
         with self.lent:
             hidden = self.policy.hidden_in(rollouts, passes(rollouts, self.machine))
             head = self.policy.head
-        return TeacherScores(logits=lambda positions: project(hidden[positions], head))
+        return TeacherScores(logits=HeadLogits(hidden, head))
 
     def release(self) -> None:
         """Frees what `score` gathered, once the step needs no more logits."""

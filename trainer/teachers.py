@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainer.divergences import entropy
 from trainer.errors import UserError
-from trainer.head import Logits, chunk_size, project
+from trainer.head import HeadLogits, Logits, chunk_size
 from trainer.objective import Objective
 from trainer.policy import Policy
 from trainer.rollout import Rollouts
@@ -91,7 +91,7 @@ class LocalTeacher:
                 ]
             )
             head = self.policy.head  # a view of the weight where it is now: it outlives the loan
-        return TeacherScores(logits=lambda positions: project(hidden[positions], head))
+        return TeacherScores(logits=HeadLogits(hidden, head))
 
 
 class RoutedTeacher:
