@@ -184,7 +184,7 @@ def leave() -> None:
 
 
 def _watch(store: Any, launcher: int) -> None:
-    """Ends this process once another one has failed, whatever collective it is stuck in; saves it when torchrun dies."""
+    """Ends this process once another has failed, whatever collective it is stuck in; saves it when torchrun dies."""
     told = False
     while _groups and not _groups.get("failing"):
         if not told and os.getppid() != launcher:  # orphans would go on training, and hold the run's lock
