@@ -93,7 +93,7 @@ def test_the_algebra_is_layered_and_needs_torch_only(name: str) -> None:
 
 def test_transformers_is_known_to_two_files_only() -> None:
     users = {path.stem for path in TRAINER if "transformers" in third_parties(path)}
-    assert users <= {"policy", "engines"}  # the model, and the cache of its decoder
+    assert users <= {"policy", "cache"}  # the model, and the cache of its decoder
 
 
 def test_the_modules_of_the_trainer_are_found() -> None:
