@@ -22,14 +22,14 @@ def growing_cache(config: Any) -> tuple[DynamicCache, bool]:
     return cache, bool(plain) and all(plain)
 
 
-class Roomy(DynamicLayer):  # type: ignore[misc]
+class Roomy(DynamicLayer):
     """A layer whose `keys` and `values` are the used parts of larger buffers, `[batch, heads, tokens, size]`."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Appends tokens; returns all keys and values."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self.room = (key_states[:, :, :0], value_states[:, :, :0])
+            self.room: tuple[Tensor, ...] = (key_states[:, :, :0], value_states[:, :, :0])
         used = self.get_seq_length()
         total = used + key_states.shape[-2]
         if total > self.room[0].shape[-2]:

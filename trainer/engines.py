@@ -76,7 +76,8 @@ class HFEngine:
         noise = uniform(keys[:, None], torch.arange(sampling.max_tokens, device=device), STREAM)
         cache, plain = growing_cache(policy.model.config)
         positions = (attention.cumsum(1) - 1).clamp(min=0)
-        step_ids, mask = ids, attention
+        step_ids = ids
+        mask: Tensor | None = attention
         # Where no layer has a mask of its own kind, transformers need not make one anew for every token.
         ready = plain and policy.model.config._attn_implementation == "sdpa"
         seen = torch.cat([attention, attention.new_ones(size, sampling.max_tokens)], 1)

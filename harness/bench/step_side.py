@@ -8,13 +8,14 @@ the one before to its own end: prompts, generation, both models' passes, update.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from harness.bench.memory import highest
 
 NEVER = 1 << 30  # an id that is never drawn
 OURS = {"ours": "full-rkl", "ours-sampled": "opd"}
@@ -68,7 +69,7 @@ def ours(side: str, work: dict[str, Any]) -> dict[str, Any]:
     engine = rollout_engine(spec, state.policy, teacher)
     source = assets.open_source(spec.data.source, spec.seed)
     phases = []
-    before = memory(work["device"])
+    before = highest(work["device"])
     watch = Watch(work["device"])
     for step in train(spec, state, source, engine, teacher):
         watch.lap()
@@ -132,7 +133,7 @@ def peer(side: str, work: dict[str, Any]) -> dict[str, Any]:
             trainer.eos_token_ids = [NEVER]
         shapes: list[int] = []
         _spy(trainer, shapes)
-        before = memory(work["device"])
+        before = highest(work["device"])
         watch = Watch(work["device"])
 
         class Laps(transformers.TrainerCallback):
@@ -171,21 +172,12 @@ def _spy(trainer: Any, shapes: list[int]) -> None:
 
     def noted(*words: Any, **named: Any) -> Any:
         out = generate(*words, **named)
-        prompts = named.get("input_ids", words[0] if words else None)
+        prompts: Any = named.get("input_ids", words[0] if words else None)
         sequences = getattr(out, "sequences", out)
         shapes.append(sequences.shape[1] - prompts.shape[1])
         return out
 
     trainer.model.generate = noted
-
-
-def memory(device: str) -> float:
-    """MiB: of a GPU what is allocated at most, else what the process has held at most."""
-    if device != "cpu":
-        import torch
-
-        return float(torch.cuda.max_memory_allocated()) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def main(side: str, source: Path, target: Path) -> None:
@@ -198,7 +190,7 @@ def main(side: str, source: Path, target: Path) -> None:
     result = {
         "seconds": watch.wall[warm:],
         "cpu_seconds": watch.processor[warm:],
-        "memory_mib": memory(work["device"]),
+        "memory_mib": highest(work["device"]),
         "before_mib": found["before"],
         "phases": found.get("phases", [])[warm:],
     }

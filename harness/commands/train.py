@@ -85,14 +85,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _costs(timings: list[dict[str, Any]]) -> str:
-    """Seconds a step, and where they went: phases from the most expensive one; steps of before there were phases out."""
+    """Seconds a step, and where they went, from the most expensive phase on; nothing where that was not kept."""
     from statistics import mean
 
     rows = [row for row in timings if "seconds_teacher" in row]
     if not rows:
         return ""
     phases = {
-        name.removeprefix("seconds_"): mean(row[name] for row in rows) for name in rows[0] if name.startswith("seconds_")
+        name.removeprefix("seconds_"): mean(row[name] for row in rows)
+        for name in rows[0]
+        if name.startswith("seconds_")
     }
     step = sum(phases.values())
     if not step:
