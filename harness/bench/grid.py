@@ -32,8 +32,8 @@ GRID = replace(
     base=replace(QUICKSTART.base, steps={steps}, data=Data("toy:math", prompts=32)),
     arms=tuple((name, Arm(name, name)) for name in {arms!r}),
     evals=(toy_plan("toy-aime", {k}),),
-    curve=None,
-    curve_every=0,
+    curve=toy_plan("toy-held-out", 1),
+    curve_every={steps},
     seeds={seeds!r},
 )
 """
