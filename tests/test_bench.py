@@ -69,8 +69,26 @@ def test_the_table_puts_ratios_first() -> None:
     two = entry("more", cost("a", [0.001], []), limit("limit", 10.0))
     lines = table([one, two], "said first").splitlines()
     assert lines[0] == "said first"
-    assert lines[3].split() == "0.25 1.5 1 4 300 200 time ≤ 0.5, memory ≤ 1 MISSED work; a / b".split()
-    assert lines[4].split() == "0.0001 — 0.001 10 — — more; a / limit".split()
+    assert lines[3].split() == [
+        "0.25",
+        "1.5",
+        "1",
+        "4",
+        "300",
+        "200",
+        "time",
+        "≤",
+        "0.5,",
+        "memory",
+        "≤",
+        "1",
+        "MISSED",
+        "work;",
+        "a",
+        "/",
+        "b",
+    ]
+    assert lines[4].split() == ["0.0001", "—", "0.001", "10", "—", "—", "more;", "a", "/", "limit"]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +102,8 @@ def test_numbers_keep_three_digits(value: float, text: str) -> None:
 
 
 def side(times: list[float], memory: float) -> dict[str, Any]:
-    rows = [{"seconds_rollout": 0.5, "seconds_teacher": 0.1 * index} for index in range(3)]
+    zero = {"seconds_student": 0.0, "seconds_backward": 0.0}
+    rows = [{"seconds_rollout": 0.5, "seconds_teacher": 0.1 * index, **zero} for index in range(3)]
     return {"timed": times, "seconds": [2 * t for t in times], "memory_mib": memory, "phases": rows}
 
 
@@ -101,7 +120,12 @@ def test_each_peer_meets_its_opponent_and_its_goal() -> None:
     assert (second["time_ratio"], second["met"]) == (0.714286, False)
     assert (third["time_ratio"], third["ours"]["what"], third["met"]) == (0.5, "opd", None)
     assert first["ours"]["wall_seconds"] == 2.0
-    assert first["ours"]["phases"] == {"rollout": 0.5, "teacher": 0.1}  # median of 0, 0.1, 0.2
+    assert first["ours"]["phases"] == {"rollout": 0.5, "teacher": 0.1, "student": 0.0, "backward": 0.0}  # medians
+    # 0.1 of 0.6 s of ours; of 2 × 2 s and 2 × 1.4 s of wall clock
+    assert step.shared([first, second, third]) == (
+        "teacher's pass, student's pass and backward pass take 0.100 s (wall): 17% of our step, "
+        "2% of TRL DistillationTrainer's, 4% of TRL GKDTrainer's"
+    )
 
 
 def test_sides_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +176,8 @@ def test_a_slope_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(16, "16"), (1000, "1k"), (2_097_152, "2.1M"), (0.05, "0.05"), (3e9, "3G")]
+    ("value", "text"),
+    [(16, "16"), (1000, "1k"), (2_097_152, "2.1M"), (0.05, "0.05"), (3e9, "3G"), (65_536, "66k"), (151_936, "152k")],
 )
 def test_sizes_in_words(value: float, text: str) -> None:
     assert figures.amount(value) == text
@@ -173,7 +198,7 @@ def test_a_curve_becomes_an_image_a_page_and_its_numbers(tmp_path: Path) -> None
     (axes,) = figure.axes
     assert axes.get_title(loc="left") == "a cost (trial)"
     assert sum("slope 1.00" in text.get_text() for text in axes.texts) == 2
-    assert "proportional" in [text.get_text() for text in axes.texts]
+    assert "dotted: proportional to size" in [text.get_text() for text in axes.texts]
 
 
 # --- all of them ------------------------------------------------------------------------------------------------------

@@ -50,7 +50,9 @@ def cost_figure(curve: dict[str, Any], trial: bool = False) -> tuple[Figure, pd.
             x, y, low, high = (np.array(values, dtype=float) for values in zip(*one["points"], strict=True))
             axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
             axes.plot(x, y, color=color, marker=marker, zorder=3 if one.get("ours") else 2)
-            said = one["label"] + (f"\nslope {value:.2f}" if (value := slope(x, y)) is not None else "")
+            said = one["label"] + (
+                f"\nslope {value:.2f}".replace("-", "−") if (value := slope(x, y)) is not None else ""
+            )
             ends.append((float(x[-1]), float(y[-1]), said, color))
         if curve["linear"]:
             _proportional(axes, next((one for one in curve["series"] if one.get("ours")), curve["series"][0]))
@@ -70,16 +72,14 @@ def slope(x: Any, y: Any) -> float | None:
 
 
 def _proportional(axes: Axes, one: dict[str, Any]) -> None:
+    """Through the last point; it leaves the axes as the costs want them."""
     x, y = [point[0] for point in one["points"]], [point[1] for point in one["points"]]
-    axes.plot([x[0], x[-1]], [y[-1] * x[0] / x[-1], y[-1]], color=GREY, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
-    axes.annotate(
-        "proportional",
-        (x[0], y[-1] * x[0] / x[-1]),
-        xytext=(2, -3),
-        textcoords="offset points",
-        va="top",
-        color=GREY,
-        fontsize=6.5,
+    limits = axes.get_ylim()
+    dots = (0, (2, 2))
+    axes.plot([x[0], x[-1]], [y[-1] * x[0] / x[-1], y[-1]], color=GREY, linewidth=0.8, linestyle=dots, zorder=1)
+    axes.set_ylim(limits)
+    axes.text(
+        0.98, 0.03, "dotted: proportional to size", transform=axes.transAxes, ha="right", color=GREY, fontsize=6.5
     )
 
 
@@ -111,7 +111,7 @@ def _ticks(axes: Axes, sizes: list[float]) -> None:
     marks = [
         digit * 10.0**power
         for power in range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
-        for digit in ((1, 2, 5) if high / low < 300 else (1,))
+        for digit in ((1, 1.5, 2, 3, 5, 7) if high / low < 15 else (1, 2, 5) if high / low < 300 else (1,))
     ]
     marks = [mark for mark in marks if low <= mark <= high]
     axes.yaxis.set_minor_locator(NullLocator())
@@ -123,5 +123,6 @@ def amount(value: float) -> str:
     """1,000 as 1k, 2,097,152 as 2.1M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
-            return f"{value / size:.3g}{letter}"
+            many = value / size
+            return f"{many:.2g}{letter}" if many < 9.95 else f"{many:.0f}{letter}"
     return f"{value:g}"

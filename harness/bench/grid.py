@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -57,18 +58,21 @@ def run(args: argparse.Namespace) -> int:
             one = ablate(args, jobs, ARMS, (0, 1))
             found[jobs].append(one)
             spent = f"{one['seconds']:.1f} s for {one['cells']} trained cells, {one['command']:.1f} s in all"
+            spent += f", {one['processor']:.1f} s of a core"
             print(f"--jobs {jobs}: {spent}")
             print(f"  evaluated once each: {', '.join(one['references'])}", flush=True)
     ours, peer = (
         cost(f"opd ablate --jobs {jobs}", *([one[what] for one in found[jobs]] for what in ("seconds", "memory")))
         for jobs in (args.jobs, 1)
     )
+    for side, jobs in ((ours, args.jobs), (peer, 1)):
+        side["processor_seconds"] = [round(one["processor"], 1) for one in found[jobs]]
     result = entry(f"a grid of {len(ARMS) * 2} cells, {args.steps} steps each", ours, peer, time=1 / GOAL)
     curves = [] if args.no_curves else [_curve(args, found[args.jobs])]
     how = (
         f"the command with its local executor in a new folder of runs, {args.repeats} time(s) each; every worker has "
         f"one thread, {os.cpu_count()} cores; seconds from the start of the command to the last cell's result, "
-        "memory: the largest process",
+        "memory: the largest process. Two at a time only pay where two cores are idle: see the load average",
         "the start model and the teacher are cells of their own: each is evaluated once for all arms and seeds "
         f"({', '.join(found[1][0]['references'])} beside {found[1][0]['cells']} trained cells)",
     )
@@ -88,7 +92,7 @@ def ablate(args: argparse.Namespace, jobs: int, arms: tuple[str, ...], seeds: tu
         cells = len(arms) * len(seeds)
         file.write_text(FILE.format(cells=cells, steps=args.steps, arms=arms, k=args.k, seeds=seeds))
         command = [sys.executable, "-m", "harness.cli", "ablate", str(file), "--jobs", str(jobs), "--runs", str(runs)]
-        begun, start = time.time(), time.perf_counter()
+        begun, start, before = time.time(), time.perf_counter(), _processor()
         done = subprocess.run(command, cwd=ROOT, env=environment(1), capture_output=True, text=True, check=False)
         whole = time.perf_counter() - start
         if done.returncode:
@@ -102,10 +106,17 @@ def ablate(args: argparse.Namespace, jobs: int, arms: tuple[str, ...], seeds: tu
         return {
             "seconds": max(path.stat().st_mtime for path in results) - begun,
             "command": whole,
+            "processor": _processor() - before,
             "memory": max(row["peak_memory_mib"] for row in timings),
             "cells": len(specs) - len(references),
             "references": references,
         }
+
+
+def _processor() -> float:
+    """Seconds of a core that the processes started here, and those that they started, have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _curve(args: argparse.Namespace, found: list[dict[str, Any]]) -> dict[str, Any]:

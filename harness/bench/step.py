@@ -46,7 +46,9 @@ def run(args: argparse.Namespace) -> int:
     for prompts in args.prompts:
         print(f"{prompts} prompts × {args.tokens} tokens", flush=True)
         found = measure(_work(args, prompts, args.tokens), args.repeats)
-        entries += compare(f"one step, {prompts} prompts × {args.tokens} tokens", found)
+        compared = compare(f"one step, {prompts} prompts × {args.tokens} tokens", found)
+        print(shared(compared), flush=True)
+        entries += compared
     curves = [] if args.no_curves else _curves(args)
     how = (
         f"each side in processes of its own, {args.repeats} of them in turn, {args.warmup} steps to warm up and "
@@ -108,6 +110,16 @@ def compare(work: str, found: Found) -> list[Entry]:
     return entries
 
 
+def shared(entries: list[Entry]) -> str:
+    """How much of every side's step are the passes that none can leave out: what a better loop can gain at the most."""
+    phases = entries[0]["ours"]["phases"]
+    passes = sum(phases[name] for name in ("teacher", "student", "backward"))
+    whole = {"our step": sum(phases.values())}
+    whole |= {f"{one['peer']['what']}'s": one["peer"]["wall_seconds"] for one in entries[:2]}
+    parts = ", ".join(f"{passes / seconds:.0%} of {whose}" for whose, seconds in whole.items())
+    return f"teacher's pass, student's pass and backward pass take {passes:.3f} s (wall): {parts}"
+
+
 def _all(found: list[dict[str, Any]], name: str) -> list[float]:
     return [value for one in found for value in one[name]]
 
@@ -133,7 +145,10 @@ def _curves(args: argparse.Namespace) -> list[dict[str, Any]]:
                 times = sorted(ones[0]["timed"])
                 quarter = len(times) // 4
                 series[side].append([value, statistics.median(times), times[quarter], times[-1 - quarter]])
-        made = [{"label": WHAT[side], "ours": side == "ours", "points": points} for side, points in series.items()]
+        made = [
+            {"label": f"ours, {WHAT[side]}" if side == "ours" else WHAT[side], "ours": side == "ours", "points": points}
+            for side, points in series.items()
+        ]
         rest = "32 tokens each" if name == "step-batch" else "16 prompts"
         title = f"one step of the toy models, {rest}"
         curves.append({"name": name, "title": title, "x": x, "unit": "seconds", "linear": True, "series": made})
