@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, Final
 
 import harness.bench
-from harness.bench.measures import ROOT, TRIAL, Entry, cost, load_average, table
+from harness.bench.measures import BEFORE, ROOT, TRIAL, Entry, cost, load_average, table
 from harness.errors import UserError
 from harness.provenance import provenance
 from harness.records import write_atomic
@@ -95,7 +95,10 @@ def collect(args: argparse.Namespace, known: dict[str, ModuleType]) -> dict[str,
             continue
         entries += [one | {"bench": name} for one in entries_of(report, name)]
         of[name] = report.get("provenance") or report.get("machine")
-    found = {"entries": entries, "provenance": {**provenance(), "load_average": load_average(), "measurements": of}}
+    found = {
+        "entries": entries,
+        "provenance": {**provenance(), "load_before": BEFORE, "load_after": load_average(), "measurements": of},
+    }
     if not args.small:
         write_atomic(args.out / "latest.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return found

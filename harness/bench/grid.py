@@ -42,7 +42,7 @@ GRID = replace(
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     common(parser, repeats=1)
-    parser.add_argument("--steps", type=int, default=20, help="of every cell (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=40, help="of every cell (default: %(default)s)")
     parser.add_argument("--k", type=int, default=4, help="answers per problem of its evaluation (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="cells at a time (default: %(default)s)")
     parser.add_argument("--no-curves", action="store_true", help="leave out the cost against the number of cells")

@@ -54,6 +54,14 @@ def at_least_one(args: argparse.Namespace, *options: str) -> None:
 # --- costs and entries ----------------------------------------------------------------------------------------
 
 
+def load_average() -> list[float] | None:
+    return [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None
+
+
+BEFORE: Final = load_average()  # this process's own work not yet counted
+IDLE: Final = 0.5  # load below which wall-clock times are worth something
+
+
 def cost(what: str, seconds: Sequence[float], memory: Sequence[float]) -> dict[str, Any]:
     """Medians with smallest and largest value, of times in seconds and peaks of memory in MiB; none is None."""
 
@@ -116,20 +124,18 @@ def keep(
     """Prints how something was measured and what came out, and writes the module's file; returns the exit code 0."""
     small = bool(args.small)
     report = {"bench": name, "trial": small, "how": list(how), "entries": list(entries), "curves": list(curves)}
-    report |= more | {"provenance": {**provenance(), "load_average": load_average()}}
+    report |= more | {"provenance": {**provenance(), "load_before": BEFORE, "load_after": load_average()}}
     folder = args.out / TRIAL if small else args.out
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{name}.json"
     write_atomic(target, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     for line in how:
         print(line)
+    if BEFORE and BEFORE[0] > IDLE:
+        print(f"warning: the machine was not idle (load {BEFORE[0]} at the start): wall-clock times say little")
     print(table(entries, "a trial: these numbers stand for nothing" if small else ""))
     print(f"written to {target}", flush=True)
     return 0
-
-
-def load_average() -> list[float] | None:
-    return [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None
 
 
 def table(entries: Sequence[Entry], title: str = "") -> str:

@@ -57,20 +57,18 @@ def run(args: argparse.Namespace) -> int:
         shapes.append(("student and teacher in the shape of Qwen3-0.6B", QWEN, QWEN, 1, 128))
     valid = args.rows * args.tokens * 5 / 8  # lengths are drawn between a quarter of the longest and the longest
     work = f"plan {args.method}, {args.rows:,} × {args.tokens:,} tokens"
-    ours = cost("objective.plan", [one["cpu_seconds"] for one in found], [one["memory_mib"] for one in found])
-    if args.device != "cpu" or args.threads > 1:
-        ours |= cost("objective.plan", [one["seconds"] for one in found], [one["memory_mib"] for one in found])
+    clock = "cpu_seconds" if args.device == "cpu" and args.threads == 1 else "seconds"
+    ours = cost("objective.plan", [one[clock] for one in found], [one["memory_mib"] for one in found])
     entries = []
     for what, student, teacher, rows, tokens in shapes:
         per = _step(args, student, teacher, rows, tokens)
-        clock = "cpu_seconds" if args.device == "cpu" and args.threads == 1 else "seconds"
         step = cost(f"its step, {what}; its inputs", [valid * t for t in per[clock]], [found[0]["inputs_mib"]])
         step |= {"seconds_per_token": statistics.median(per[clock]), "parameters": per["parameters"]}
         entries.append(entry(work, ours, step, TIME, MEMORY))
         print(f"a step costs {1e3 * step['seconds_per_token']:.3g} ms a token: {what}", flush=True)
     whole = cost(
         "plan, the baseline's plan, diagnostics",
-        [beside["cpu_seconds"] + beside["diagnostics_seconds"]],
+        [beside[clock] + beside[f"diagnostics_{clock}"]],
         [beside["memory_with_diagnostics_mib"]],
     )
     entries.append(entry(f"{work}, with what is said about it", whole, entries[0]["peer"]))

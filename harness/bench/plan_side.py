@@ -46,6 +46,7 @@ def plan(work: dict[str, Any]) -> dict[str, Any]:
         diagnose(objective, planned, baseline, baseline.plan(scores), scores)
         _wait(device)
         found["diagnostics_seconds"] = time.perf_counter() - start[0]
+        found["diagnostics_cpu_seconds"] = time.process_time() - start[1]
         found["memory_with_diagnostics_mib"] = highest(device) - before + inputs / 2**20
     return found
 
