@@ -346,6 +346,7 @@ def trial(folder: Path, name: str, *words: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_planning_on_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = trial(tmp_path, "plan")
     first = found["entries"][0]

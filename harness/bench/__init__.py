@@ -1,6 +1,6 @@
 """Speed measurements: this project and a peer side by side, on the same work, in one run.
 
-``python -m harness.bench NAME``; each module holds ``HELP``, ``arguments(parser)`` and ``run(args)``. Two numbers of
+``python -m harness.bench NAME``, or ``all`` of them (`make bench`); each module holds ``HELP``, ``arguments(parser)`` and ``run(args)``. Two numbers of
 the same run make a ratio; a time alone says more about the machine than about the code.
 """
 
