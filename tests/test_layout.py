@@ -16,6 +16,7 @@ TRAINER = sorted((ROOT / "trainer").glob("*.py"))
 # Each may import from those before it, and nothing but torch beside the standard library.
 ALGEBRA = [
     "errors",
+    "late",
     "scores",
     "quantities",
     "rewards",
@@ -27,6 +28,7 @@ ALGEBRA = [
     "methods",
 ]
 TORCHLESS = [
+    "catalogue",
     "records",
     "provenance",
     "benchmarks",
@@ -91,7 +93,7 @@ def test_the_algebra_is_layered_and_needs_torch_only(name: str) -> None:
 
 def test_transformers_is_known_to_two_files_only() -> None:
     users = {path.stem for path in TRAINER if "transformers" in third_parties(path)}
-    assert users <= {"policy", "engines"}  # the model, and the cache of its decoder
+    assert users <= {"policy", "cache"}  # the model, and the cache of its decoder
 
 
 def test_the_modules_of_the_trainer_are_found() -> None:
@@ -119,3 +121,16 @@ def test_importing_the_algebra_leaves_the_heavy_packages_out() -> None:
 @pytest.mark.parametrize("path", TRAINER, ids=lambda p: p.stem)
 def test_files_stay_small(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+
+
+@pytest.mark.parametrize("words", [["methods"], ["methods", "fire"], ["methods", "--json"], ["report", "x", "--help"]])
+def test_what_only_reads_the_table_of_methods_imports_no_torch(words: list[str]) -> None:
+    code = (
+        "import contextlib, io, sys\n"
+        "from harness.cli import main\n"
+        "out = io.StringIO()\n"
+        f"with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):\n    main({words!r})\n"
+        "print(len(out.getvalue()) > 100, sorted(m for m in sys.modules if m.partition('.')[0] in ('torch', 'numpy')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.stdout.strip() == "True []", done.stdout + done.stderr

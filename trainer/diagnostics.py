@@ -77,9 +77,10 @@ def _top_decile(objective: Objective, plan: Plan, kl: Tensor | None) -> float:
         if size is None:
             return float("nan")
         signal = signal + part.coef.abs() * size.abs()
-    ordered = signal[plan.mask].double().sort(descending=True).values
-    top = ordered[: max(1, round(0.1 * len(ordered)))].sum()
-    return float(top / ordered.sum()) if ordered.sum() > 0 else float("nan")
+    ordered = signal[plan.mask].sort(descending=True).values
+    whole = ordered.sum(dtype=torch.float64)
+    top = ordered[: max(1, round(0.1 * len(ordered)))].sum(dtype=torch.float64)
+    return float(top / whole) if whole > 0 else float("nan")
 
 
 def _share(kl: Tensor | None, where: Tensor) -> float:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor
+from trainer.late import Tensor, torch
 
 
 def entropy(logp: Tensor) -> Tensor:

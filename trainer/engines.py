@@ -55,7 +55,7 @@ class HFEngine:
 
     @torch.no_grad()
     def _decode(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling) -> list[Sample]:
-        from transformers import DynamicCache
+        from trainer.cache import growing_cache
 
         policy, device = self.policy, self.policy.device
         width, size = max(map(len, prompts)), len(prompts)
@@ -73,19 +73,26 @@ class HFEngine:
         length = torch.full((size,), sampling.max_tokens, device=device)
         ended = torch.zeros(size, dtype=torch.bool, device=device)
         alive = torch.arange(size, device=device)  # rows still in the cache
-        cache = DynamicCache(config=policy.model.config)
+        noise = uniform(keys[:, None], torch.arange(sampling.max_tokens, device=device), STREAM)
+        cache, plain = growing_cache(policy.model.config)
         positions = (attention.cumsum(1) - 1).clamp(min=0)
         step_ids = ids
+        mask: Tensor | None = attention
+        # Where no layer has a mask of its own kind, transformers need not make one anew for every token.
+        ready = plain and policy.model.config._attn_implementation == "sdpa"
+        seen = torch.cat([attention, attention.new_ones(size, sampling.max_tokens)], 1)
+        seen = seen.bool()[:, None, None] if ready else seen
+        padded = not bool(seen.all())
         for t in range(sampling.max_tokens):
             states = policy.model.model(
                 input_ids=step_ids,
-                attention_mask=attention,
+                attention_mask=mask,
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state[:, -1]
             logp = sampling_logprobs((states @ policy.head.T).float(), sampling)
-            token = draw(logp, uniform(keys[alive], t, STREAM))
+            token = draw(logp, noise[alive, t])
             drawn[alive, t] = token
             logprobs[alive, t] = logp.gather(1, token[:, None])[:, 0]
             stop = torch.isin(token, eos) & ~ended[alive]
@@ -95,12 +102,13 @@ class HFEngine:
             if not len(going):
                 break
             positions = positions[:, -1:] + 1
-            attention = torch.cat([attention, attention.new_ones(len(attention), 1)], 1)
             step_ids = token[:, None]
             # Finished rows are carried along until enough of them have gathered to pay for the copy of the cache.
             if len(going) <= 0.8 * len(alive):
-                alive, attention, positions, step_ids = (x[going] for x in (alive, attention, positions, step_ids))
+                alive, seen, positions, step_ids = (x[going] for x in (alive, seen, positions, step_ids))
                 cache.batch_select_indices(going)
+                padded = not bool(seen.all())
+            mask = None if ready and not padded else seen[..., : width + t + 1]
         return [
             _sample(drawn[row, :n].tolist(), logprobs[row, :n].tolist(), end)
             for row, (n, end) in enumerate(zip(length.tolist(), ended.tolist(), strict=True))

@@ -103,11 +103,13 @@ def train(
         local = rollouts if ranks.count == 1 else take(rollouts, hands[ranks.index], state.policy.device)
         clock.lap("rollout")
         teacher_view = teacher.score(local)
+        clock.lap("teacher")
         # With a single pass, planning and gradient share one forward.
         parts = passes(local, spec.machine)
         whole = ranks.most(len(parts)) <= 1
         with torch.set_grad_enabled(whole):
             hidden = state.policy.hidden_in(local, parts)
+        clock.lap("student")
         scores: Scores | None = None
         plan: Plan | None = None
         try:
@@ -126,6 +128,7 @@ def train(
             finite = bool(torch.isfinite(torch.tensor([loss, norm])).all())
         except NonFiniteScores:
             loss, norm, finite, diagnostics = float("nan"), float("nan"), False, PlanDiagnostics.nothing()
+        clock.lap("backward")
         for model in (state.policy, teacher, reference):
             if isinstance(model, Releases):
                 model.release()
@@ -135,13 +138,14 @@ def train(
                 group["lr"] = rate
             state.optimiser.step()
         state.optimiser.zero_grad(set_to_none=True)
+        clock.lap("optimiser")
         state.skipped = 0 if finite else state.skipped + 1
         state.step += 1
         state.generated_tokens += int(rollouts.mask.sum())
         state.trained_tokens += int(plan.live.sum()) if plan is not None else 0
         engine.sync(state.policy)
         state.policy.release()
-        clock.lap("update")
+        clock.lap("sync")
         record = step_record(state, rollouts, scores, diagnostics, loss, norm, rate, not finite, spec.importance_cap)
         yield Step(record, clock.timing(state.step), rollouts, scores, plan)
         if state.skipped >= MAX_SKIPPED:

@@ -13,11 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-from torch import Tensor
-
 from trainer.divergences import generalised_jsd, generalised_jsd_slope, kl, log_mixture, mixture, weighted
 from trainer.errors import UserError
+from trainer.late import Tensor, torch
 from trainer.quantities import LogRatio, Quantity
 from trainer.scores import Scores
 

@@ -10,10 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
 from trainer.filters import Filter, KeepAll
+from trainer.late import Tensor, torch
 from trainer.losses import Loss, Tokens, TopK
 from trainer.scores import FROM_LOGITS, Block, Scope, Scores, scope_reads, segment_sum, segments
 from trainer.weights import Uniform, Weight
@@ -157,13 +155,16 @@ class Objective:
         found = _reads(self)
         return found if self.importance_cap is None else found | {"rollout_logprobs"}
 
-    @torch.no_grad()
     def plan(self, scores: Scores) -> Plan:
         """Filters, weights and denominators of the whole batch.
 
         Raises:
             UserError: if `scores` lacks a field that a block reads.
         """
+        with torch.no_grad():  # a decorator would import torch with the module
+            return self._plan(scores)
+
+    def _plan(self, scores: Scores) -> Plan:
         keep = self.keep(scores)
         share = torch.where(keep, self.reduce(scores, keep), 0.0)[:, None]
         share = torch.where(scores.mask, share, 0.0)
@@ -188,7 +189,7 @@ class Objective:
         """
         if rows is not None:
             plan = plan.map(lambda x: x[rows])
-        if isinstance(tokens, Tensor):
+        if isinstance(tokens, torch.Tensor):
             tokens = Tokens(tokens)
         # Masked before any arithmetic: a dead position may hold anything, −inf and NaN included.
         live = plan.live

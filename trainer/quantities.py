@@ -6,10 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from trainer.errors import check_fraction
+from trainer.late import Tensor, torch
 from trainer.scores import Scope, Scores, per_segment, segments, token_extreme
 
 Quantity = Callable[[Scores], Tensor]

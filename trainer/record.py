@@ -49,15 +49,23 @@ class StepRecord:
     skipped: bool  # no update: something was not finite
 
 
+PHASES = ("rollout", "teacher", "student", "score", "plan", "backward", "optimiser", "sync")
+
+
 @dataclass(frozen=True)
 class Timing:
-    """What one step cost. Kept apart from the record, which is reproducible to the bit."""
+    """What one step cost, phase by phase; the seconds add up to the step. Kept apart from the record, which is
+    reproducible to the bit."""
 
     step: int
-    seconds_rollout: float
-    seconds_score: float
-    seconds_plan: float
-    seconds_update: float
+    seconds_rollout: float  # prompts drawn, responses generated
+    seconds_teacher: float  # the teacher's pass over them, its head left out
+    seconds_student: float  # the student's pass, its head left out; the only one where a step is one pass
+    seconds_score: float  # both heads at every token, without gradient; a reference model and a verifier, too
+    seconds_plan: float  # the method's plan, the baseline's, the diagnostics
+    seconds_backward: float  # losses and backward passes, with the forward passes that several parts need again
+    seconds_optimiser: float
+    seconds_sync: float  # new weights to the engine
     peak_memory_mib: float
 
 
@@ -114,19 +122,26 @@ def step_record(
 
 
 class Clock:
-    def __init__(self) -> None:
-        self.last = time.perf_counter()
-        self.laps: dict[str, float] = {}
+    """A stop watch over the phases of one step. A lap on a GPU ends when the device has done what was asked of it."""
 
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = now - self.last
+    def __init__(self) -> None:
+        self.laps = dict.fromkeys(PHASES, 0.0)
+        self.last = self._now()
+
+    def lap(self, phase: str) -> None:
+        """Counts the time since the last lap, or the start, as spent in `phase`."""
+        now = self._now()
+        self.laps[phase] += now - self.last
         self.last = now
 
+    @staticmethod
+    def _now() -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
     def timing(self, step: int) -> Timing:
-        seconds = {
-            f"seconds_{name}": round(self.laps.get(name, 0.0), 4) for name in ("rollout", "score", "plan", "update")
-        }
+        seconds = {f"seconds_{phase}": round(spent, 4) for phase, spent in self.laps.items()}
         if torch.cuda.is_available():
             peak = torch.cuda.max_memory_allocated() / 2**20
         else:

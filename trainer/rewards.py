@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-from torch import Tensor
-
+from trainer.late import Tensor, torch
 from trainer.quantities import LogRatio, Quantity
 from trainer.scores import Scope, Scores, segment_sum, segments
 

@@ -9,10 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
 from trainer.errors import UserError
+from trainer.late import Tensor, torch
 
 TOKEN_FIELDS = (
     "logprobs",
@@ -103,7 +101,8 @@ class Scores:
     def select(self, rows: Tensor) -> Scores:
         """The same scores for a subset or a permutation of the rollouts."""
         picked: dict[str, Any] = {
-            f.name: value[rows] if isinstance(value := getattr(self, f.name), Tensor) else value for f in fields(self)
+            f.name: value[rows] if isinstance(value := getattr(self, f.name), torch.Tensor) else value
+            for f in fields(self)
         }
         return Scores(**picked)
 

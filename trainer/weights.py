@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from trainer.errors import check_fraction
 from trainer.filters import KeepAll
+from trainer.late import Tensor, torch
 from trainer.quantities import Quantity
 from trainer.scores import Scope, Scores, per_segment, segments, token_mean, uniform
 

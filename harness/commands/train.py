@@ -92,12 +92,34 @@ def run(args: argparse.Namespace) -> int:
     )
     if all(row["inert"] for row in steps) and spec.method != "opd":
         console.print("[bold red]inert:[/bold red] every step of this run equals plain opd")
+    if line := _costs(read_jsonl(folder / "timings.jsonl")):
+        console.print(line)
     if plans:
         console.print(summary(measured(load_evaluation(folder), [plan.name for plan in plans])))
     if (data := folder / "data.txt").exists():
         console.print(data.read_text().strip(), soft_wrap=True, highlight=False, markup=False)
     console.print(f"run: {folder}", soft_wrap=True)
     return 0
+
+
+def _costs(timings: list[dict[str, Any]]) -> str:
+    """Seconds a step, and where they went, from the most expensive phase on; nothing where that was not kept."""
+    from statistics import mean
+
+    rows = [row for row in timings if "seconds_teacher" in row]
+    if not rows:
+        return ""
+    phases = {
+        name.removeprefix("seconds_"): mean(row[name] for row in rows)
+        for name in rows[0]
+        if name.startswith("seconds_")
+    }
+    step = sum(phases.values())
+    if not step:
+        return ""
+    shares = {name: spent / step for name, spent in sorted(phases.items(), key=lambda item: -item[1])}
+    rest = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if name != "teacher" and share >= 0.005)
+    return f"{step:.2f} s a step: the teacher's share {shares['teacher']:.0%}, {rest}"
 
 
 def _spec(args: argparse.Namespace) -> Any:

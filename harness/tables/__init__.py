@@ -196,21 +196,30 @@ def effects(records: Records) -> Table:
 
 
 def cost(records: Records) -> Table:
-    """Mean seconds per step by stage, peak memory and generated tokens of every trained arm."""
-    stages = ["seconds_rollout", "seconds_score", "seconds_plan", "seconds_update"]
+    """Mean seconds per step by phase, the teacher's share, peak memory and generated tokens of every trained arm.
+
+    The phases are those that the records have: the first ones kept had four.
+    """
     timings, steps = records.timings, records.steps
+    phases = [str(column) for column in timings if str(column).startswith("seconds_")]
+    shared = "seconds_teacher" in phases
     rows = []
     for arm in order(records.manifest):
         spec = records.manifest["arms"][arm]
         mine = timings[timings["arm"].astype(str) == arm] if len(timings) else timings
         if spec.get("reference") or mine.empty:
             continue
-        seconds = [float(mine[stage].mean()) for stage in stages]
+        seconds = [float(mine[phase].mean()) for phase in phases]
         tokens = steps[steps["arm"].astype(str) == arm].groupby("seed")["generated_tokens"].max().mean()
-        cells = [Cell(f"{value:.2f}" if math.isfinite(value) else HOLE) for value in (*seconds, sum(seconds))]
+        whole = float(mine[phases].sum(axis=1, min_count=1).mean())
+        cells = [Cell(f"{value:.2f}" if math.isfinite(value) else HOLE) for value in (*seconds, whole)]
+        if shared:
+            share = mine["seconds_teacher"].mean() / whole
+            cells.append(Cell(f"{share:.0%}" if math.isfinite(share) else HOLE))
         cells += [Cell(amount(float(mine["peak_memory_mib"].max()))), Cell(amount(float(tokens)))]
         rows.append(Row(shorten(spec.get("label") or arm), tuple(cells)))
-    head = ("", "rollout", "score", "plan", "update", "step", "peak memory, MiB", "tokens per run")
+    names = [phase.removeprefix("seconds_") for phase in phases]
+    head = ("", *names, "step", *(["teacher's share"] if shared else []), "peak memory, MiB", "tokens per run")
     return Table(head, tuple(rows), "Mean seconds per optimiser step, by stage. As measured on the hardware below.")
 
 
