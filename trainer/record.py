@@ -43,7 +43,7 @@ class StepRecord:
     engine_gap: float  # largest |log-prob of the engine − of the trainer|, nats
     ratio_p01: float  # of the tokens' probability ratios, trainer ÷ engine: the 1 % quantile
     ratio_p99: float
-    ratio_capped: float  # fraction of tokens whose importance weight the cap cuts; NaN without one
+    ratio_capped: float  # fraction of tokens whose importance weight the cap cuts; 0 without one
     generated_tokens: int  # since the start of the run
     trained_tokens: int  # of them with a non-zero coefficient
     skipped: bool  # no update: something was not finite
@@ -114,7 +114,7 @@ def step_record(
         engine_gap=float(gaps.abs().max()),
         ratio_p01=low,
         ratio_p99=high,
-        ratio_capped=float("nan") if cap is None else float((gaps > math.log(cap)).float().mean()),
+        ratio_capped=0.0 if cap is None else float((gaps > math.log(cap)).float().mean()),
         generated_tokens=state.generated_tokens,
         trained_tokens=state.trained_tokens,
         skipped=skipped,
