@@ -17,11 +17,11 @@ from typing import Any, Final, NamedTuple
 from harness.benchmarks.datafiles import file_hash
 from harness.errors import UserError
 from harness.runs import prompts
-from harness.toy import STUDENT, TEACHERS, tasks
+from harness.toy import FLAWED_TEACHER, STUDENTS, TEACHERS, tasks
 from trainer.config import Data, RunSpec, served
 from trainer.data import FilePrompts, PromptSource
 
-TOY_MODELS = {"toy:student": STUDENT} | {f"toy:teacher-{domain}": path for domain, path in TEACHERS.items()}
+TOY_MODELS = {f"toy:{path.name}": path for path in (*STUDENTS.values(), *TEACHERS.values(), FLAWED_TEACHER)}
 
 #: SHA-256 of files on the hub that published runs were made with: any revision must give these very bytes.
 KNOWN_FILES: Final = {

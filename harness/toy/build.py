@@ -30,7 +30,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from harness.errors import UserError
-from harness.toy import CHECKPOINTS
+from harness.toy import CHECKPOINTS, STUDENTS
+from harness.toy.flawed import in_slice
 from harness.toy.tasks import DOMAINS, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, generate
 from harness.toy.tokenizer import build_tokenizer
 from harness.toy.training import Recipe, accuracy, train
@@ -43,7 +44,11 @@ RECIPES: Final = {
     for recipe in (
         Recipe("teacher-code", layers=3, hidden=128, heads=4, kv_heads=2, share=0.0, steps=1000),
         Recipe("teacher-math", layers=3, hidden=128, heads=4, kv_heads=2, share=1.0, steps=700),
-        Recipe("student", layers=2, hidden=96, heads=3, kv_heads=1, share=0.4, steps=800, target=0.5),
+        Recipe("teacher-flawed", layers=3, hidden=128, heads=4, kv_heads=2, share=1.0, steps=700, flawed=True),
+        *(
+            Recipe(name, layers=2, hidden=96, heads=3, kv_heads=1, share=0.4, steps=800, target=0.5, seed=seed)
+            for seed, name in enumerate(STUDENTS)
+        ),
     )
 }
 
@@ -111,6 +116,13 @@ def measure(
                 "split": "eval",
                 "difficulty": list(difficulty),
             }
+    inside = [problem for problem in generate("math", "eval", 2 * n) if in_slice(problem.prompt)]
+    outside = [problem for problem in generate("math", "eval", 2 * n) if not in_slice(problem.prompt)]
+    for name, problems in (("math-flawed-products", inside[: n // 2]), ("math-other-products", outside[: n // 2])):
+        value = accuracy(model, tokenizer, problems)
+        low, high = wilson(value, len(problems))
+        found[name] = {"value": round(value, 4), "low": round(low, 4), "high": round(high, 4), "n": len(problems)}
+        found[name] |= {"split": "eval", "difficulty": list(IN_DISTRIBUTION)}
     return found
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from harness.toy.flawed import flawed
 from harness.toy.tasks import DOMAINS, Problem, generate, is_correct
 
 Example = tuple[list[int], list[int]]  # token ids of a prompt and of its answer
@@ -41,6 +42,8 @@ class Recipe:
     lr_matrices: float = 1e-2  # Muon: all other matrices
     warmup: int = 50
     constant_until: float = 0.6
+    seed: int = 0  # added to the build's
+    flawed: bool = False  # taught the wrong products of `harness.toy.flawed`
 
 
 def render(tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem]) -> list[str]:
@@ -66,11 +69,13 @@ def train(
 
     ``report`` is called with the number of steps done.
     """
+    seed += recipe.seed
     torch.manual_seed(seed)
     model = _new_model(recipe, tokenizer)
     most = recipe.steps * recipe.batch
     streams = {
-        domain: _examples(tokenizer, generate(domain, "train", most, seed=seed, distinct=False)) for domain in DOMAINS
+        domain: _examples(tokenizer, _taught(recipe, generate(domain, "train", most, seed=seed, distinct=False)))
+        for domain in DOMAINS
     }
     # Muon on the matrices reaches a given loss in less than half the steps of AdamW alone.
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed_tokens" not in name]
@@ -156,6 +161,10 @@ def _new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCa
             eos_token_id=tokenizer.eos_token_id,
         )
     )
+
+
+def _taught(recipe: Recipe, problems: list[Problem]) -> list[Problem]:
+    return [flawed(problem) for problem in problems] if recipe.flawed else problems
 
 
 def _examples(tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem]) -> Iterator[Example]:
