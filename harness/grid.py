@@ -32,6 +32,7 @@ Settings: TypeAlias = tuple[tuple[str, str], ...]  # (path, value as text)
 ABLATIONS: Final = Path(__file__).parent.parent / "ablations"
 
 #: Fields of a run that the grid fills in itself; an arm that set one would be compared with the wrong rows.
+STUDENTS_APART: Final = 100  # between the numbers of two students' runs
 _OF_THE_GRID: Final = ("method", "edits", "seed", "baseline", "digests")
 _OF_ALL_ARMS: Final = (*_OF_THE_GRID, "steps", "student", "teachers")
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.=-]*")
@@ -144,6 +145,7 @@ class Grid:
         curve: evaluated every `curve_every` steps, too.
         axes: names of the coordinates that arms have in `at`.
         settings: edits of the base run that the command line made.
+        students: further students, each trained with every arm and seed; their numbers lie `STUDENTS_APART` apart.
 
     Raises:
         UserError: in one sentence, for anything that is misspelt, doubled, or would be ignored.
@@ -162,6 +164,7 @@ class Grid:
     axes: tuple[str, ...] = ()
     figures: tuple[Sweep | HeatMap, ...] = ()
     settings: Settings = ()
+    students: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [name for name, _ in self.arms]
@@ -176,6 +179,10 @@ class Grid:
             raise self._error(f"arm '{taken[0]}' has the name of a reference row: choose another")
         if not self.seeds or min(self.seeds) < 0 or _doubled(self.seeds) is not None:
             raise self._error(f"seeds must be different whole numbers from 0, got {', '.join(map(str, self.seeds))}")
+        if self.students and max(self.seeds) >= STUDENTS_APART:
+            raise self._error(f"with several students, seeds must be below {STUDENTS_APART}")
+        if (twice := _doubled([self.base.student, *self.students])) is not None:
+            raise self._error(f"student '{twice}' is named twice")
         first: dict[Any, str] = {}
         for name, arm in self.arms:
             same = first.setdefault(frozenset(self.spec(arm, 0).identity().items()), name)
@@ -218,8 +225,15 @@ class Grid:
                     hint = f"declared are {', '.join(self.axes)}" if self.axes else "none is declared"
                     raise self._error(f"figure {type(figure).__name__} wants axis '{axis}': {hint}")
 
-    def spec(self, arm: Arm, seed: int) -> RunSpec:
-        """The run of an arm.
+    def runs(self) -> tuple[tuple[int, str, int], ...]:
+        """(number, student, seed) of every arm's training runs; the number of the first student's is the seed."""
+        starts = (self.base.student, *self.students)
+        return tuple(
+            (STUDENTS_APART * at + seed, start, seed) for at, start in enumerate(starts) for seed in self.seeds
+        )
+
+    def spec(self, arm: Arm, seed: int, student: str | None = None) -> RunSpec:
+        """The run of an arm, by default of the base's student.
 
         Raises:
             UserError: naming the arm, for a path that does not exist or that belongs to the grid as a whole.
@@ -230,7 +244,8 @@ class Grid:
             for path, _ in arm.run:
                 if (field := path.partition(".")[0]) in _OF_ALL_ARMS:
                     raise UserError(f"'{field}' is the same for all arms, or its rows would not be comparable")
-            spec = replace(self.base, method=arm.method, edits=arm.edits, seed=seed, baseline=baseline)
+            start = self.base.student if student is None else student
+            spec = replace(self.base, method=arm.method, edits=arm.edits, seed=seed, baseline=baseline, student=start)
             for path, text in arm.run:
                 spec = edit(spec, path, text)
         except UserError as error:
@@ -275,14 +290,16 @@ class Grid:
         return {"start": self.base.student} | named
 
     def cells(self) -> list[Cell]:
-        """References first, then arm by arm within each seed, so that early cells already compare."""
+        """References first, then arm by arm within each training run, so that early cells already compare."""
         base = self.base
         common = Cell("", 0, self.evals, curve=self.curve, dtype=base.dtype, engine=base.engine, machine=base.machine)
         cells = [replace(common, arm=name, model=model) for name, model in self._references().items()]
-        for seed in self.seeds:
+        for at, student in enumerate(self.students, 1):
+            cells.append(replace(common, arm="start", seed=STUDENTS_APART * at, model=student))
+        for number, student, seed in self.runs():
             for name, arm in self.arms:
-                spec = assets.pin(self.spec(arm, seed))
-                cells.append(Cell(name, seed, self.evals, spec, curve=self.curve, curve_every=self.curve_every))
+                spec = assets.pin(self.spec(arm, seed, student))
+                cells.append(Cell(name, number, self.evals, spec, curve=self.curve, curve_every=self.curve_every))
         return cells
 
 

@@ -390,3 +390,35 @@ def test_every_shipped_arm_runs(name: str, tmp_path: Path) -> None:
 def test_the_quick_start_is_as_it_was() -> None:
     assert [name for name, _ in QUICKSTART.arms] == ["opd", "full-rkl", "tip", "fire", "random-filter"]
     assert QUICKSTART.seeds == (0, 1) and QUICKSTART.base.steps == 60
+
+
+# --- several students -----------------------------------------------------------------------------------------
+
+
+def test_several_students_are_training_runs_of_every_arm() -> None:
+    grid = replace(MINI, students=("toy:teacher-code",), seeds=(0, 3))
+    assert grid.runs() == (
+        (0, "toy:student", 0),
+        (3, "toy:student", 3),
+        (100, "toy:teacher-code", 0),
+        (103, "toy:teacher-code", 3),
+    )
+    cells = grid.cells()
+    starts = [(cell.seed, cell.model) for cell in cells if cell.arm == "start"]
+    assert starts == [(0, "toy:student"), (100, "toy:teacher-code")]
+    trained = [cell for cell in cells if cell.spec is not None]
+    assert len(trained) == 4 * len(grid.arms) == len({cell.run_id for cell in trained})
+    for cell in trained:
+        assert cell.spec is not None
+        assert (cell.spec.student == "toy:teacher-code") == (cell.seed >= 100)
+        assert cell.spec.seed == cell.seed % 100
+    # the first student's cells are those of the grid without the others
+    alone = {cell.run_id for cell in replace(grid, students=()).cells()}
+    assert alone == {cell.run_id for cell in cells if cell.seed < 100}
+
+
+def test_students_that_make_no_sense() -> None:
+    with pytest.raises(UserError, match="student 'toy:student' is named twice"):
+        replace(MINI, students=("toy:student",))
+    with pytest.raises(UserError, match="seeds must be below 100"):
+        replace(MINI, students=("toy:teacher-code",), seeds=(0, 100))

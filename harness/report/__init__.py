@@ -124,10 +124,12 @@ def _fragment(table: markup.Table, name: str) -> Markup:
 def _lead(records: Records) -> str:
     manifest = records.manifest
     trained = [arm for arm, spec in manifest["arms"].items() if not spec.get("reference")]
-    count = len(manifest["seeds"])
+    students = len(manifest.get("students", [""]))
+    count = len(manifest["seeds"]) // students
     benches = ", ".join(shorten(bench.get("label") or name) for name, bench in manifest["benches"].items())
     parts = [
-        f"{len(trained)} arms × {count} training seed{'s' if count != 1 else ''}",
+        f"{len(trained)} arms × {f'{students} students × ' if students > 1 else ''}{count} training "
+        f"seed{'s' if count != 1 else ''}",
         f"{manifest['steps']} steps",
         benches,
     ]

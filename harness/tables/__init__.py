@@ -43,8 +43,10 @@ def caption(records: Records, frame: pd.DataFrame) -> str:
     baseline = _baseline(frame)
     sizes = ", ".join(f"{shorten(b.get('label') or name)} n = {b['n']}" for name, b in benches.items())
     ks = "/".join(str(k) for k in sorted({int(b["k"]) for b in benches.values()}))
-    seeds = ", ".join(map(str, manifest["seeds"]))
+    seeds, students = ", ".join(map(str, manifest["seeds"])), len(manifest.get("students", [""]))
     runs = f"mean of training seeds {seeds}" if len(manifest["seeds"]) > 1 else f"one training seed ({seeds})"
+    if students > 1:
+        runs = f"mean of {students} students × {len(manifest['seeds']) // students} training seeds"
     version = f", version {manifest['checker_version']}" if manifest.get("checker_version") else ""
     parts = [
         f"avg@{ks} in percent ± half-width of the 95 % t interval over problems ({sizes}; {runs}; "
