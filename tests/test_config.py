@@ -59,6 +59,7 @@ OTHER: dict[str, Any] = {
     "reference": "models/ref",
     "importance_cap": 5.0,
     "baseline": "full-rkl",
+    "uncorrected": True,
     "dtype": "bfloat16",
     "lora.rank": 8,
     "lora.alpha": 16.0,
@@ -226,6 +227,9 @@ def test_differences_and_digest() -> None:
         ({"rollout": Sampling(8, temperature=0.0)}, "temperature"),
         ({"rollout": Sampling(8, temperature=0.0), "importance_cap": 5.0}, "temperature"),
         ({"rollout": Sampling(8, temperature=0.6)}, "temperature 1 or an importance cap"),
+        ({"rollout": Sampling(8, temperature=0.0), "uncorrected": True}, "temperature above 0"),
+        ({"importance_cap": 5.0, "uncorrected": True}, "without an importance cap"),
+        ({"rollout": Sampling(8, top_p=0.9), "uncorrected": True}, "top-p 1"),
         ({"edits": (("keep.fractoin", "0.3"),)}, "unknown option 'keep.fractoin'.*keep.fraction"),
         ({"edits": (("keep.fraction", "much"),)}, "a number"),
         ({"edits": (("keep.fraction", "30"),)}, "between 0 and 1"),
@@ -285,6 +289,7 @@ def test_where_a_server_stands_is_no_part_of_a_run() -> None:
 
 def test_a_temperature_is_allowed_where_it_is_corrected() -> None:
     assert replace(SPEC, rollout=Sampling(8, temperature=0.6), importance_cap=5.0).rollout.temperature == 0.6
+    assert replace(SPEC, rollout=Sampling(8, temperature=1.6), uncorrected=True).importance_cap is None
 
 
 def test_options_of_a_run_can_be_edited() -> None:

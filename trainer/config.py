@@ -137,6 +137,7 @@ class RunSpec:
     edits: tuple[tuple[str, str], ...] = ()  # of the method: (path, value)
     reference: str = ""  # third model of methods that read `ref_logprobs`; "" is the student's start
     importance_cap: float | None = None  # truncated importance weights for engine–trainer mismatch; None = off
+    uncorrected: bool = False  # rollouts at another temperature are taken as the student's own: shows what that does
     baseline: str = "opd"  # the method that each step's diagnostics compare the plan with
     # Of activations and of the weights they meet. What is trained, and the optimiser, is float32 in any case, and so is
     # all that follows the head's product.
@@ -153,11 +154,13 @@ class RunSpec:
         if self.rollout.max_tokens < 1:
             raise UserError(f"option 'rollout.max_tokens' must be at least 1, got {self.rollout.max_tokens}")
         corrected = self.importance_cap is not None and self.rollout.temperature > 0
-        if self.rollout.top_p != 1.0 or not (self.rollout.temperature == 1.0 or corrected):
+        if self.rollout.top_p != 1.0 or not (self.rollout.temperature == 1.0 or corrected or self.uncorrected):
             raise UserError(
-                "training rollouts need top-p 1, and temperature 1 or an importance cap: "
-                "the student's log-probs would not be those of the tokens that were drawn"
+                "training rollouts need top-p 1, and temperature 1 or an importance cap: the student's log-probs would "
+                "not be those of the tokens that were drawn (uncorrected=true trains on them all the same)"
             )
+        if self.uncorrected and (self.importance_cap is not None or not self.rollout.temperature > 0):
+            raise UserError("'uncorrected' is for rollouts at a temperature above 0 without an importance cap")
         if self.optim.decay not in ("linear", "cosine", "constant"):
             raise UserError(f"option 'optim.decay' is linear, cosine or constant, not '{self.optim.decay}'")
         if self.dtype not in ("float32", "bfloat16", "float16", "float64"):
