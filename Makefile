@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 
 help:
 	@echo "make quickstart   train, evaluate and compare on the toy world (two CPU cores, minutes)"
-	@echo "make test         the tests (under 10 minutes)"
+	@echo "make test         the tests (about seven minutes)"
 	@echo "make test-slow    the long ones: kill -9 trials, ten thousand hostile answers"
 	@echo "make test-exhaustive   the paper checker's quick paths against math-verify at length (long)"
 	@echo "make test-vllm    vLLM on the CPU as engine and as server (an environment of its own, 3 GB)"

@@ -23,7 +23,15 @@ _TOKENS: Final = 8  # of each response
 
 
 class StaleWeights(RuntimeError):
-    """After a sync the engine computes something else than the trainer."""
+    """After a sync the engine computes something else than the trainer.
+
+    Attributes:
+        gap: largest difference of log-probs, nats.
+    """
+
+    def __init__(self, message: str, gap: float) -> None:
+        super().__init__(message)
+        self.gap = gap
 
 
 @contextlib.contextmanager
@@ -78,6 +86,7 @@ def check(
     if not found <= tolerance:  # NaN is no agreement either
         raise StaleWeights(
             f"after {what} the engine's log-probs differ from the trainer's by {found:.3g} nat (tolerance "
-            f"{tolerance:g}): it holds stale weights or computes another model"
+            f"{tolerance:g}): it holds stale weights or computes another model",
+            found,
         )
     return found
