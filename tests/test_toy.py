@@ -317,7 +317,7 @@ def test_wilson_by_hand() -> None:
 
 def test_checkpoints_are_small_and_hold_no_path() -> None:
     files = [file for path in MODELS.values() for file in path.iterdir()]
-    assert sum(file.stat().st_size for file in files) < 4_000_000
+    assert sum(file.stat().st_size for file in files) < 6_000_000
     assert len({(path / "tokenizer.json").read_bytes() for path in MODELS.values()}) == 1
     assert all("/" not in file.read_text().replace("</", "") for file in files if file.name == "build.json")
 
