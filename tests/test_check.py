@@ -246,7 +246,7 @@ def student(tmp_path) -> Path:
 
 def test_the_toy_models_are_there():
     found = states(toy())
-    assert found["wrong"] == [] and len(found["right"] + found["absent"]) == 3
+    assert found["wrong"] == [] and len(found["right"] + found["absent"]) == 6
 
 
 def test_a_toy_model_is_the_one_of_its_card(student):
