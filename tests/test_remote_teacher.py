@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from tests.conftest import ROOT as PROJECT
 from tests.fake_vllm import MODEL, ROOT, ROWS, SEED, FakeVLLM, Reply, answer, failure
 from tests.worlds import ListPrompts, tiny_policy, tiny_spec, tiny_tokenizer
-from trainer import server_client as module
+from trainer import endpoint as module
 from trainer.batches import take
 from trainer.config import RunSpec
 from trainer.data import Prompt

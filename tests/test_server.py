@@ -20,12 +20,12 @@ import pytest
 from harness.benchmarks import load_benchmark, render_prompt
 from harness.errors import UserError
 from harness.evaluation import EvalPlan, evaluate, generate, toy_plan
-from harness.evaluation import endpoint as module
-from harness.evaluation.endpoint import Endpoint
 from harness.evaluation.evaluations import load_evaluation
 from harness.evaluation.responders import Wanted
 from harness.evaluation.server import ServerResponder
 from tests.conftest import ROOT
+from trainer import endpoint as module
+from trainer.endpoint import Endpoint
 
 PLAN = EvalPlan("toy-aime", 2, max_tokens=64)
 MODEL = "toy/student"

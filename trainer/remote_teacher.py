@@ -8,11 +8,12 @@ from typing import Any, Final
 
 import torch
 
+from trainer.endpoint import ABSENT, Refused
 from trainer.errors import UserError
 from trainer.policy import Policy
 from trainer.prompt_logprobs import RowScores, entries, log_probs, read_row, spread
 from trainer.rollout import Rollouts
-from trainer.server_client import Refused, Request, ServerClient
+from trainer.server_client import Request, ServerClient
 from trainer.teachers import TeacherScores, token_ids
 
 _COMPLETIONS: Final = "/completions"
@@ -145,23 +146,13 @@ class RemoteTeacher:
 
     def _card(self) -> dict[str, Any]:
         """What the server says of the model; nothing where it keeps no list."""
-
-        def read(index: int, data: Any) -> list[Any]:
-            if not isinstance(data, dict) or not isinstance(data.get("data"), list):
-                raise ValueError("no list of models")
-            return data["data"]
-
         try:
-            [(_, cards)] = self.client.ask([Request("/models", None, "its list of models")], read, self._few)
+            cards = self.client.cards(self._few)
         except Refused as refusal:
-            if refusal.status in (404, 405, 501):
+            if refusal.status in ABSENT:
                 return {}
             raise
-        known = {str(card["id"]): card for card in cards if isinstance(card, dict) and "id" in card}
-        if known and self.model not in known:
-            names = ", ".join(sorted(known)[:20]) + (", …" if len(known) > 20 else "")
-            raise UserError(f"{self.client.where} has no model '{self.model}': it has {names}")
-        return known.get(self.model, {})
+        return self.client.card(cards, self.model)
 
     def _check_vocabulary(self) -> None:
         """Probe texts, tokenized by the server, are the ids that the student's tokenizer makes of them."""

@@ -12,11 +12,12 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from trainer.endpoint import Refused
 from trainer.errors import UserError
 from trainer.handover import TOLERANCE, StaleWeights, check, written
 from trainer.policy import Policy
 from trainer.rollout import Sample, Sampling
-from trainer.server_client import Refused, Request, ServerClient
+from trainer.server_client import Request, ServerClient
 
 _LEAST_BIAS: Final = -100.0  # of a logit, as far down as the interface lets it
 
@@ -72,13 +73,7 @@ class VLLMServerEngine:
 
     def _model(self) -> tuple[str, int]:
         """Name and context of the one model that is served."""
-
-        def read(index: int, data: Any) -> list[Any]:
-            if not isinstance(data, dict) or not isinstance(data.get("data"), list):
-                raise ValueError("no list of models")
-            return data["data"]
-
-        [(_, cards)] = self.client.ask([Request("/models", None, "its list of models")], read, 2)
+        cards = self.client.cards(2)
         if len(cards) != 1:
             raise UserError(f"{self.client.where} serves {len(cards)} models: start it with the student alone")
         context = cards[0].get("max_model_len")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -11,11 +12,13 @@ import httpx2
 
 from harness.errors import UserError
 from harness.evaluation import EvalPlan
-from harness.evaluation.endpoint import Endpoint
 from harness.evaluation.responders import Response, Wanted
+from trainer.endpoint import ABSENT, Endpoint, Refused, listed_models
 
 _CUT: Final = {"length", "max_tokens", "max_output_tokens"}
 _BROKEN: Final = {"abort", "error"}  # of a server in trouble: no answer
+
+_LONGEST_WAIT: Final = 300.0  # seconds between two tries, whatever the server asks for
 
 _Done = asyncio.Queue[tuple[Response, asyncio.Future[None]] | None]
 
@@ -46,7 +49,7 @@ class ServerResponder:
             top-k, min-p and repetition penalty switched off, which those servers otherwise take from the model's
             generation_config. To be switched off for a server that refuses unknown fields.
         concurrency: requests in flight.
-        timeout, retries, backoff: our patience with a request, see `harness.evaluation.endpoint`.
+        timeout, retries, backoff: our patience with a request, see `trainer.endpoint.Endpoint`.
 
     Raises:
         UserError: if the server cannot be reached, refuses the key, has no such model, or too short a context.
@@ -73,7 +76,14 @@ class ServerResponder:
         advice = "if the prompt is too long for it, lower --max-tokens"
         advice += "; if it does not know vLLM's own fields, do without them" if extras else ""
         self.endpoint = Endpoint(
-            base_url, timeout=timeout, retries=retries, backoff=backoff, connections=concurrency, advice=advice
+            base_url,
+            timeout=timeout,
+            retries=retries,
+            backoff=backoff,
+            longest_wait=_LONGEST_WAIT,
+            connections=concurrency,
+            advice=advice,
+            afterwards="continues with what is missing",
         )
         self.model, self.plan, self.extras, self.concurrency = model, plan, extras, concurrency
         self.block = 16 * concurrency  # every block waits for its longest answer, so blocks are long
@@ -146,9 +156,8 @@ class ServerResponder:
 
     async def _one(self, client: httpx2.AsyncClient, one: Wanted) -> Response:
         what = f"sample {one.sample} of '{one.problem}'"
-        return self._response(
-            one, await self.endpoint.posted(client, "/chat/completions", self._request(one), _completion, what)
-        )
+        body = self._request(one)
+        return self._response(one, await self.endpoint.tried(client, "/chat/completions", body, _completion, what))
 
     def _request(self, one: Wanted) -> dict[str, Any]:
         plan = self.plan
@@ -191,15 +200,15 @@ class ServerResponder:
 
     async def _card(self) -> dict[str, Any]:
         """What the server says of the model; nothing where it keeps no list."""
-        async with self.endpoint.client() as client:
-            data = await self.endpoint.listed(client, "/models", _models, "its list of models")
-        if data is None:
-            return {}
-        known = {str(card["id"]): card for card in data["data"] if isinstance(card, dict) and "id" in card}
-        if known and self.model not in known:
-            names = ", ".join(sorted(known)[:20]) + (", …" if len(known) > 20 else "")
-            raise UserError(f"{self.endpoint.where} has no model '{self.model}': it has {names}")
-        return known.get(self.model, {})
+        try:
+            async with self.endpoint.client() as client:
+                few = min(self.endpoint.retries, 2)  # nothing is lost yet, and the address may be mistyped
+                cards = await self.endpoint.tried(client, "/models", None, _models, "its list of models", retries=few)
+        except Refused as refusal:
+            if refusal.status in ABSENT:
+                return {}
+            raise
+        return self.endpoint.card(cards, self.model)
 
     def _too_short(self, what: str) -> UserError:
         return UserError(
@@ -208,13 +217,12 @@ class ServerResponder:
         )
 
 
-def _models(data: Any) -> dict[str, Any]:
-    if not isinstance(data, dict) or not isinstance(data.get("data"), list):
-        raise ValueError("no list of models")
-    return data
+def _models(content: bytes) -> list[Any]:
+    return listed_models(json.loads(content))
 
 
-def _completion(data: Any) -> dict[str, Any]:
+def _completion(content: bytes) -> dict[str, Any]:
+    data = json.loads(content)
     choices = data.get("choices") if isinstance(data, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise ValueError("no choices")
