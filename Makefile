@@ -16,7 +16,7 @@ help:
 	@echo "make test-lm      a real small language model through AIME and Minerva (a package of 93 MB)"
 	@echo "make lint         ruff and mypy"
 	@echo "make report       tables, figures and pages again from the committed records"
-	@echo "make bench        speed and memory beside peers (an environment of its own; about half an hour, better idle)"
+	@echo "make bench        speed and memory beside peers (an environment of its own; an hour and a half, on an idle machine)"
 	@echo "make toy          rebuild the toy models from nothing and print their accuracies"
 
 venv: $(STAMP)

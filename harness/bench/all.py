@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, Final
 
 import harness.bench
-from harness.bench.measures import BEFORE, ROOT, TRIAL, Entry, cost, load_average, table
+from harness.bench.measures import ROOT, TRIAL, Entry, cost, table
 from harness.errors import UserError
 from harness.provenance import provenance
 from harness.records import write_atomic
@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
         if code:
             failed[name] = f"exit code {code}"
         collect(args, known)
-    collected = collect(args, known)
-    print("\n" + table(collected["entries"], "a trial: these numbers stand for nothing" if args.small else ""))
+    entries = collect(args, known)
+    print("\n" + table(entries, "a trial: these numbers stand for nothing" if args.small else ""))
     for path in figures(args, known):
         print(f"figure: {path}")
     for name, why in failed.items():
@@ -85,23 +85,17 @@ def words(module: ModuleType, name: str, args: argparse.Namespace) -> list[str]:
     return found
 
 
-def collect(args: argparse.Namespace, known: dict[str, ModuleType]) -> dict[str, Any]:
-    """What the files of OUT hold, together; written to latest.json unless it is a trial."""
+def collect(args: argparse.Namespace, known: dict[str, ModuleType]) -> list[Entry]:
+    """What the files of OUT hold, together; written to latest.json, unless it is a trial."""
     entries: list[Entry] = []
-    of: dict[str, Any] = {}
     for name in known:
         report = read(args.out / TRIAL if args.small else args.out, name)
-        if report is None:
-            continue
-        entries += [one | {"bench": name} for one in entries_of(report, name)]
-        of[name] = report.get("provenance") or report.get("machine")
-    found = {
-        "entries": entries,
-        "provenance": {**provenance(), "load_before": BEFORE, "load_after": load_average(), "measurements": of},
-    }
+        if report is not None:
+            commit = (report.get("provenance") or {}).get("commit")
+            entries += [one | {"bench": name, "commit": commit} for one in entries_of(report, name)]
     if not args.small:
-        write_atomic(args.out / "latest.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    return found
+        write_atomic(args.out / "latest.json", json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
+    return entries
 
 
 def figures(args: argparse.Namespace, known: dict[str, ModuleType]) -> list[Path]:

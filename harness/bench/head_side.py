@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from harness.bench import memory
+
 PROBES = 8  # sums over the rows of either gradient that are compared
 
 
@@ -247,21 +249,23 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     side(small).backward()
     del small
     cuda = spec["device"] == "cuda"
-    empty = torch.cuda.memory_allocated() if cuda else _status("VmRSS")
+    empty = memory.forget(spec["device"])
     work = Work.make(spec, spec["rollouts"], spec["length"])
-    before = _start_of_peak(cuda)
+    if cuda:
+        torch.cuda.synchronize()
+    before = memory.forget(spec["device"])
     started, used = time.perf_counter(), time.process_time()
     loss = side(work)
     loss.backward()
     if cuda:
         torch.cuda.synchronize()
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - used
-    peak = torch.cuda.max_memory_allocated() if cuda else _status("VmHWM")
+    peak = memory.highest(spec["device"])
     found = {
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
-        "peak_mib": (peak - empty) / 2**20,
-        "extra_mib": (peak - before) / 2**20,
+        "peak_mib": peak - empty,
+        "extra_mib": peak - before,
         "loss": float(loss.detach()),
         "threads": torch.get_num_threads(),
         "load_average": [round(one, 2) for one in os.getloadavg()],
@@ -279,23 +283,6 @@ def probes(gradient: Tensor) -> list[list[float]]:
     generator = torch.Generator().manual_seed(1)
     signs = torch.randint(0, 2, (PROBES, len(gradient)), generator=generator).mul_(2).sub_(1)
     return (signs.float() @ gradient.float().cpu()).tolist()
-
-
-def _start_of_peak(cuda: bool) -> int:
-    """Bytes in use; the high-water mark starts anew from here."""
-    if cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc(5)
-    return _status("VmRSS")
-
-
-def _status(name: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"this system tells no {name}: memory is measured on Linux only")
 
 
 def _versions() -> dict[str, str]:
