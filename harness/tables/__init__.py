@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 from rich.table import Table as RichTable
@@ -197,6 +197,12 @@ def effects(records: Records) -> Table:
     return Table(head, tuple(rows), caption)
 
 
+COST: Final = (
+    "Mean seconds per optimiser step, by stage, as measured on the hardware below. A local teacher's share is that of "
+    "its layers: its head is computed where its distribution is used, in score and backward."
+)
+
+
 def cost(records: Records) -> Table:
     """Mean seconds per step by phase, the teacher's share, peak memory and generated tokens of every trained arm.
 
@@ -222,7 +228,7 @@ def cost(records: Records) -> Table:
         rows.append(Row(shorten(spec.get("label") or arm), tuple(cells)))
     names = [phase.removeprefix("seconds_") for phase in phases]
     head = ("", *names, "step", *(["teacher's share"] if shared else []), "peak memory, MiB", "tokens per run")
-    return Table(head, tuple(rows), "Mean seconds per optimiser step, by stage. As measured on the hardware below.")
+    return Table(head, tuple(rows), COST)
 
 
 def to_markdown(frame: pd.DataFrame, caption: str = "") -> str:
