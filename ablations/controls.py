@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from ablations.quickstart import GRID as QUICKSTART
+from ablations._audit import PARTS
 from harness.grid import Arm
 
 GRID = replace(
-    QUICKSTART,
+    PARTS,
     name="controls",
     title="Controls of filters, weights and selections",
     arms=(
@@ -28,5 +28,4 @@ GRID = replace(
         ("random-segment", Arm("random-segment", "A half from anywhere")),
         ("fixed-negative", Arm("fixed-negative", "No teacher: unlikely tokens down")),
     ),
-    seeds=(0, 1, 2),
 )

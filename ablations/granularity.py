@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from ablations.quickstart import GRID as QUICKSTART
+from ablations._audit import AUDIT
 from harness.grid import Arm
 
 GRID = replace(
-    QUICKSTART,
+    AUDIT,
     name="granularity",
     title="FiRe-OPD's filter and weights, together and apart",
     arms=(
@@ -14,6 +14,7 @@ GRID = replace(
         ("fire-filter-only", Arm("fire-filter-only", "Filter")),
         ("fire-reweight-only", Arm("fire-reweight-only", "Reweight")),
         ("fire", Arm("fire", "Both (FiRe-OPD)")),
+        ("fire-no-confusion", Arm("fire-no-confusion", "Both, teacher confidence alone")),
+        ("fire-no-confidence", Arm("fire-no-confidence", "Both, student confusion alone")),
     ),
-    seeds=(0, 1, 2, 3, 4),
 )

@@ -6,13 +6,13 @@ Methods that compare rollouts of one prompt draw 4 for each of 16 prompts instea
 
 from dataclasses import replace
 
-from ablations.quickstart import GRID as QUICKSTART
+from ablations._audit import AUDIT
 from harness.grid import Arm
 
 GROUPED = (("data.prompts", "16"), ("data.samples", "4"))
 
 GRID = replace(
-    QUICKSTART,
+    AUDIT,
     name="main_table",
     title="Published objectives on the toy world",
     arms=(
@@ -40,5 +40,4 @@ GRID = replace(
         ("random-filter", Arm("random-filter", "Random filter (control)")),
         ("sft-on-teacher", Arm("sft-on-teacher", "SFT on the teacher (off-policy)")),
     ),
-    seeds=(0, 1, 2),
 )

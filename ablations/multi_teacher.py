@@ -2,31 +2,28 @@
 
 from dataclasses import replace
 
-from ablations.quickstart import GRID as QUICKSTART
+from ablations._audit import AUDIT, EVALS
 from harness.evaluation import toy_plan
 from harness.grid import Arm
 from trainer.config import Data
 
 GRID = replace(
-    QUICKSTART,
+    AUDIT,
     name="multi_teacher",
     title="A math and a code teacher on the toy world",
     base=replace(
-        QUICKSTART.base,
+        AUDIT.base,
         teachers=(("code", "toy:teacher-code"), ("math", "toy:teacher-math")),
         data=Data("toy:math+code", prompts=64),
     ),
     arms=(
         ("opd", Arm("opd", "OPD")),
         ("full-rkl", Arm("full-rkl", "Full-trace reverse KL")),
-        ("tip", Arm("tip", "TIP (hard tokens)")),
-        ("exopd", Arm("exopd", "ExOPD")),
         ("fire", Arm("fire", "FiRe-OPD")),
         ("fire-per-domain", Arm("fire-per-domain", "FiRe-OPD per domain")),
         ("fire-filter-only", Arm("fire-filter-only", "Filter")),
         ("filter-per-domain", Arm("fire-filter-only", "Filter per domain", (("keep.scope", "domain"),))),
         ("random-filter", Arm("random-filter", "Random filter (control)")),
     ),
-    evals=(toy_plan("toy-aime", 32), toy_plan("toy-minerva", 8), toy_plan("toy-code", 8)),
-    seeds=(0, 1, 2),
+    evals=(*EVALS, toy_plan("toy-code", 8)),
 )

@@ -7,7 +7,7 @@ paper's reading: batch statistics, weights normalised per rollout.
 
 from dataclasses import replace
 
-from ablations.quickstart import GRID as QUICKSTART
+from ablations._audit import PARTS
 from harness.grid import Arm, Sweep
 
 SCOPES = (
@@ -27,7 +27,7 @@ def block(rows: int) -> Arm:
 
 
 GRID = replace(
-    QUICKSTART,
+    PARTS,
     name="scope",
     title="FiRe-OPD's statistics over micro-batches",
     arms=(
@@ -36,7 +36,6 @@ GRID = replace(
         ("fire", Arm("fire", "FiRe-OPD as in the paper")),
         ("fire-reweight-only", Arm("fire-reweight-only", "Without its filter")),
     ),
-    seeds=(0, 1, 2),
     axes=("rollouts",),
     figures=(Sweep("rollouts", "rollouts that share statistics"),),
 )

@@ -6,13 +6,13 @@ alpha is the gain of the teacher's confidence, beta that of the student's confus
 
 from dataclasses import replace
 
-from ablations.quickstart import GRID as QUICKSTART
+from ablations._audit import PARTS
 from harness.grid import Arm, HeatMap, sweep
 
-GAINS = (0.0, 0.5, 1.0, 2.0, 4.0)
+GAINS = (0.0, 1.0, 4.0)
 
 GRID = replace(
-    QUICKSTART,
+    PARTS,
     name="weight_form",
     title="The form of FiRe-OPD's token weight",
     arms=(
@@ -30,7 +30,6 @@ GRID = replace(
         ("fire-soft-hard", Arm("fire-soft-hard", "Rollouts soft, tokens hard")),
         ("fire-soft-soft", Arm("fire-soft-soft", "Rollouts soft, tokens soft")),
     ),
-    seeds=(0, 1, 2),
     axes=("alpha", "beta"),
     figures=(HeatMap("alpha", "beta", "α, gain of teacher confidence", "β, gain of student confusion"),),
 )

@@ -125,7 +125,7 @@ def test_a_folder_with_a_changed_file_and_a_copy_of_ones_own(tmp_path):
 
 def test_without_a_folder_only_the_toy_world_is_checked():
     found = states(data())
-    assert len(found["right"]) == 1 and "5 toy benchmarks" in found["right"][0]
+    assert len(found["right"]) == 1 and "6 toy benchmarks" in found["right"][0]
     assert len(found["absent"]) == 1 and "--data-dir or OPD_DATA" in found["absent"][0]
     with pytest.raises(UserError, match="nowhere does not exist"):
         list(data("/nowhere"))

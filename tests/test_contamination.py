@@ -234,9 +234,9 @@ def test_toy_training_data_hold_no_benchmark_problem(tmp_path, source):
     """Clean by construction: the splits are disjoint by the hash of the prompt."""
     prompts = open_source(Data(source), 0)
     path = training(tmp_path, *(p.text for step in range(60) for p in prompts.batch(step, 64)))
-    names = ("toy-aime", "toy-minerva", "toy-code", "toy-ood", "toy-held-out")
+    names = ("toy-aime", "toy-minerva", "toy-code", "toy-ood", "toy-held-out", "toy-2048")
     matches = scan(path, [load_benchmark(name) for name in names])
-    assert len(matches) == 30 + 272 + 128 + 128 + 256
+    assert len(matches) == 30 + 272 + 128 + 128 + 256 + 2048
     assert not any(match.any for match in matches)
 
 

@@ -25,7 +25,7 @@ from harness.runs.collection import changes
 from tests.conftest import ROOT
 from tests.mini_grid import GRID as MINI
 from tests.test_config import OTHER, SPEC, change
-from trainer.config import Lora, Machine
+from trainer.config import Lora, Machine, differences
 from trainer.methods import METHODS
 from trainer.settings import edit
 
@@ -302,6 +302,7 @@ def test_edits_are_kept_as_what_they_change() -> None:
 def test_the_shipped_grids_are_all_there() -> None:
     assert set(TOY) == {
         "quickstart", "main_table", "granularity", "filter_fraction", "weight_form", "scope", "multi_teacher", "controls",
+        "regime_beyond", "regime_hot", "regime_hot_uncorrected", "regime_flawed", "learning_rate", "batch_size",
     }  # fmt: skip
     assert set(PAPER) == {"paper_strong_to_weak", "paper_single_teacher", "paper_multi_teacher"}
 
@@ -328,15 +329,39 @@ def test_the_main_table_has_the_field() -> None:
 
 def test_grids_of_one_world_share_their_cells() -> None:
     ids = {name: {cell.run_id for cell in load_grid(Path(name)).cells()} for name in TOY}
-    assert ids["quickstart"] <= ids["main_table"]
-    shared = {cell.arm for cell in load_grid(Path("weight_form")).cells() if cell.run_id in ids["quickstart"]}
+    shared = {cell.arm for cell in load_grid(Path("weight_form")).cells() if cell.run_id in ids["main_table"]}
     assert shared == {"start", "teacher", "opd", "fire-1.0-1.0"}  # α = β = 1 is FiRe
+    for name in ("learning_rate", "batch_size"):
+        known = {cell.arm for cell in load_grid(Path(name)).cells() if cell.run_id in ids["main_table"]}
+        assert {"opd", "full-rkl"} <= known, "the arms at the shared rate and batch are the main table's"
+
+
+def test_the_audit_has_three_students_and_as_many_runs_as_its_protocol_says() -> None:
+    for name in set(TOY) - {"quickstart"}:
+        grid = load_grid(Path(name))
+        whole = name in {"main_table", "multi_teacher", "granularity"} or name.startswith("regime_")
+        assert len(grid.runs()) == (15 if whole else 6), name
+        assert {"toy-2048", "toy-aime", "toy-minerva"} <= {plan.name for plan in grid.evals}
+
+
+def test_regimes_differ_from_the_clean_one_in_one_thing() -> None:
+    clean = load_grid(Path("main_table"))
+    for name, changed in {
+        "regime_beyond": {"data"},
+        "regime_hot": {"rollout", "importance_cap", "objective"},
+        "regime_hot_uncorrected": {"rollout", "uncorrected"},
+        "regime_flawed": {"teachers"},
+    }.items():
+        grid = load_grid(Path(name))
+        for arm, one in grid.arms:
+            same = clean.spec(dict(clean.arms)[arm], 0)
+            assert set(differences(grid.spec(one, 0).identity(), same.identity())) == changed, (name, arm)
 
 
 def test_the_filter_fractions_and_scopes_are_those_asked_for() -> None:
     grid = load_grid(Path("filter_fraction"))
     fire = [dict(arm.at)["keep.fraction"] for _, arm in grid.arms if arm.method == "fire"]
-    assert fire == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    assert fire == [0.0, 0.1, 0.2, 0.4, 0.6]
     scope = load_grid(Path("scope"))
     for name, arm in scope.arms:
         if arm.at:
@@ -379,7 +404,7 @@ def test_full_scale_grids_are_the_papers(name: str, monkeypatch: pytest.MonkeyPa
 def test_every_shipped_arm_runs(name: str, tmp_path: Path) -> None:
     grid = load_grid(Path(name)).edited((("steps", "2"), ("machine.profile_every", "1")))
     evals = tuple(replace(plan, k=1, limit=2) for plan in grid.evals)
-    grid = replace(grid, seeds=(0,), evals=evals, curve=replace(grid.curve, limit=2))
+    grid = replace(grid, seeds=(0,), students=(), evals=evals, curve=replace(grid.curve, limit=2))
     for cell in grid.cells():
         assert (run_cell(cell, tmp_path) / "result.json").exists(), cell.arm
         if cell.spec:

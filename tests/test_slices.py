@@ -59,7 +59,17 @@ def test_the_released_checker_fails_in_one_slice_only():
 
 def test_other_benchmarks_have_no_slices_of_their_own():
     assert slices("toy-aime", load_benchmark("toy-aime").problems) == {}
-    assert not any(slices(name, [BenchProblem("a", "p", "1e5")]) for name in BENCHMARKS if name != "minerva")
+    sliced = {"minerva", "toy-2048"}
+    assert not any(slices(name, [BenchProblem("a", "p", "1e5")]) for name in BENCHMARKS if name not in sliced)
+
+
+def test_held_out_problems_tell_where_the_flawed_teacher_was_taught_wrong():
+    by_hand = {"Compute 4+3*7": "with ×3 or ×7", "Compute 3*4+7": "without", "Compute 1*3": "with ×3 or ×7"}
+    problems = [BenchProblem(text, text, "1") for text in by_hand]
+    assert slices("toy-2048", problems) == by_hand
+    counts = Counter(slices("toy-2048", load_benchmark("toy-2048").problems).values())
+    # four operations on average, one in three a product, two of ten operands: 1 - (1 - 1/15)^4 is 0.24
+    assert sum(counts.values()) == 2048 and 0.2 < counts["with ×3 or ×7"] / 2048 < 0.28
 
 
 def test_a_problems_own_slice_comes_first():

@@ -146,5 +146,6 @@ _TABLE: Final = (
     _toy("toy-code", "toy code", 128, 8, ToyRecipe("code", "eval", (2, 6), 1)),
     _toy("toy-ood", "toy out of distribution", 128, 8, ToyRecipe("math", "eval", (9, 12), 1)),
     _toy("toy-held-out", "toy held out", 256, 1, ToyRecipe("math", "held-out", (2, 6), 1)),
+    _toy("toy-2048", "toy 2,048", 2048, 1, ToyRecipe("math", "held-out", (2, 6), 2)),
 )
 BENCHMARKS: Final[dict[str, Benchmark]] = {row.name: row for row in _TABLE}
