@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.bench.large_records import large_records
 from harness.records import save
-from tests.grids_fixture import large_records
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -16,7 +16,8 @@ from harness.errors import UserError
 from harness.grid import load_grid
 from harness.records import read_jsonl
 from harness.runs import assets
-from harness.runs.cell import Cell, is_done, out_of_memory, run_cell
+from harness.runs.cell import Cell, is_done, run_cell
+from harness.runs.memory import out_of_memory
 from harness.runs.models import vllm_engine
 from harness.toy import TEACHERS
 from tests.fake_vllm import MODEL, FakeVLLM

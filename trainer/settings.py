@@ -41,6 +41,18 @@ def unknown_option(path: str, known: Collection[str]) -> UserError:
     return UserError(f"unknown option '{path}': did you mean {' or '.join(near)}?")
 
 
+def assigned(item: str) -> tuple[str, str]:
+    """Path and text of an option as it is written on the command line, PATH=VALUE.
+
+    Raises:
+        UserError: if it has no equals sign.
+    """
+    path, equals, text = item.partition("=")
+    if not equals:
+        raise UserError(f"--set takes PATH=VALUE, got '{item}'")
+    return path, text
+
+
 def edit(value: T, path: str, text: str) -> T:
     """`value` with the leaf at `path` set to what `text` says, read as the type with which the leaf was declared.
 

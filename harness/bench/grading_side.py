@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.bench.memory import highest, highest_of
+
 CUT = 300
 
 
@@ -60,15 +62,6 @@ def ours(items: Sequence[tuple[str, str, str]]) -> list[bool]:
     return [graded.paper.correct for graded in grade_many(items)]
 
 
-def high_water(pid: int | str) -> float:
-    """Peak resident memory of a process in MiB, 0 where the system does not say."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
-
-
 def _spent(usage: resource.struct_rusage) -> float:
     return usage.ru_utime + usage.ru_stime
 
@@ -82,11 +75,11 @@ def main() -> None:
     started = time.perf_counter()
     verdicts = (peer if side == "peer" else ours)(items)
     seconds = time.perf_counter() - started
-    memory = high_water("self")
+    memory = highest()
     if side == "ours":
         from harness.answers.workers import close_shared_pool, shared_pool
 
-        memory += sum(high_water(pid) for pid in shared_pool().pids())
+        memory += sum(map(highest_of, shared_pool().pids()))
         close_shared_pool()
     after, workers = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     found: dict[str, Any] = {

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-STATUS: Final = Path("/proc/self/status")
+PROCESSES: Final = Path("/proc")
+STATUS: Final = PROCESSES / "self" / "status"
 
 
 def forget(device: str = "cpu") -> float:
@@ -34,6 +35,14 @@ def highest(device: str = "cpu") -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _status(field: str) -> float:
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
+def highest_of(pid: int) -> float:
+    """Of another process, since its start; 0 where the system does not say."""
+    try:
+        return _status("VmHWM", PROCESSES / str(pid) / "status")
+    except (OSError, StopIteration):
+        return 0.0
+
+
+def _status(field: str, source: Path = STATUS) -> float:
+    line = next(line for line in source.read_text().splitlines() if line.startswith(f"{field}:"))
     return int(line.split()[1]) / 2**10

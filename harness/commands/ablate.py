@@ -68,12 +68,13 @@ def run(args: argparse.Namespace) -> int:
 
     from harness.grid import load_grid
     from harness.runs.tracking import available
+    from trainer.settings import assigned
 
     available(args.track)
     grid = load_grid(args.grid)
     if args.seeds is not None:
         grid = replace(grid, seeds=_seeds(args.seeds))
-    grid = grid.edited(tuple(_setting(item) for item in args.settings))
+    grid = grid.edited(tuple(map(assigned, args.settings)))
     if args.executor != "ray" and (args.cpus is not None or args.gpus is not None):
         raise UserError("options '--cpus' and '--gpus' say what a cell takes of a cluster: add --executor ray")
     return _dry_run(grid, args) if args.dry_run else run_grid(grid, args, _chosen(grid, args))
@@ -87,13 +88,6 @@ def _seeds(text: str) -> tuple[int, ...]:
             raise UserError(f"option '--seeds' is a range or a list, such as 0-4 or 0,2,5, not '{text}'")
         seeds += range(int(low), int(high or low) + 1)
     return tuple(seeds)
-
-
-def _setting(item: str) -> tuple[str, str]:
-    path, equals, value = item.partition("=")
-    if not equals:
-        raise UserError(f"--set takes PATH=VALUE, got '{item}'")
-    return path, value
 
 
 def _chosen(grid: Any, args: argparse.Namespace) -> list[Any]:

@@ -129,7 +129,7 @@ def _spec(args: argparse.Namespace) -> Any:
     from trainer.config import Data, Machine, Optim, RunSpec
     from trainer.methods import method
     from trainer.rollout import Sampling
-    from trainer.settings import edit, paths, unknown_option
+    from trainer.settings import assigned, edit, paths, unknown_option
 
     method(args.method)
     spec = RunSpec(
@@ -148,9 +148,7 @@ def _spec(args: argparse.Namespace) -> Any:
     )
     of_run = dict(paths(spec))
     for item in args.edits:
-        path, equals, value = item.partition("=")
-        if not equals:
-            raise UserError(f"--set takes PATH=VALUE, got '{item}'")
+        path, value = assigned(item)
         if path in of_run:
             spec = edit(spec, path, value)
         elif path not in (of_method := dict(paths(spec.objective()))):

@@ -32,11 +32,19 @@ from harness.evaluation.evaluations import graded, read_manifest
 from harness.evaluation.responders import Responder, of_policy, of_vllm
 from harness.records import append_jsonl, cut_jsonl, write_atomic
 from harness.runs import assets
-from harness.runs.models import load_reference, load_student, load_teacher, rollout_engine, verifier, vllm_engine
+from harness.runs.memory import out_of_memory
+from harness.runs.models import (
+    load_reference,
+    load_student,
+    load_teacher,
+    open_prompts,
+    rollout_engine,
+    verifier,
+    vllm_engine,
+)
 from harness.runs.tracking import open_trackers
 from harness.runs.views import profile, token_views
 from trainer.config import Machine, RunSpec, differences, digest, served
-from trainer.data import PromptSource
 from trainer.distributed import Ranks, join, leave, one_voice
 from trainer.methods import method
 from trainer.preemption import Preempted, Stop
@@ -139,27 +147,6 @@ def run_cell(cell: Cell, runs: Path, report: Report = lambda what, done: None, f
     return folder
 
 
-def out_of_memory(error: Exception, machine: Machine, ranks: Ranks) -> str:
-    """What to do about an error that says so, none of which changes a result; "" for other errors."""
-    from torch import OutOfMemoryError
-
-    said = str(error)
-    if not isinstance(error, MemoryError | OutOfMemoryError) and "can't allocate memory" not in said:
-        return ""
-    remedies = [f"machine.micro_batch below {machine.micro_batch}" if machine.micro_batch > 1 else ""]
-    remedies += [f"machine.token_budget below {machine.token_budget}" if machine.token_budget else ""]
-    remedies += [f"machine.engine_batch below {machine.engine_batch}" if machine.engine_batch > 1 else ""]
-    remedies += ["" if machine.gradient_checkpointing else "machine.gradient_checkpointing=true"]
-    if machine.device != "cpu":
-        remedies += ["" if machine.offload_teacher else "machine.offload_teacher=true"]
-        remedies += ["" if machine.shard or ranks.count > 1 else "more GPUs (torchrun)"]
-    return (
-        f"{machine.device} has not enough memory ({(said.splitlines() or [type(error).__name__])[0][:160]}): try --set "
-        f"{', or '.join(filter(None, remedies)) or 'a smaller model'}; the same command then continues from the last "
-        "checkpoint with the same results"
-    )
-
-
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """One process per cell. The kernel drops the lock with its holder, so kill -9 leaves none behind."""
@@ -232,7 +219,9 @@ def _train_and_evaluate(cell: Cell, spec: RunSpec, folder: Path, report: Report,
     engine = rollout_engine(spec, state.policy, teacher)
     reads = spec.objective().reads | method(spec.baseline).reads
     reference = load_reference(spec, state.policy) if "ref_logprobs" in reads else None
-    source = _open_data(spec, state.policy, folder, report, ranks)
+    source = open_prompts(spec, state.policy, lambda rows: report(f"reading {rows:,} rows of data", 0.0))
+    if (said := getattr(source, "report", "")) and ranks.first:
+        write_atomic(folder / "data.txt", f"{said}\n")
     trackers = open_trackers(cell.track, folder, cell.run_id, spec) if ranks.first else []
 
     hosted = spec.engine == "vllm" and spec.objective().sampler == "student"  # by an engine that holds the student
@@ -247,9 +236,11 @@ def _train_and_evaluate(cell: Cell, spec: RunSpec, folder: Path, report: Report,
         in_place = contextlib.nullcontext() if hosted else state.policy.whole(merged=True)
         with in_place, stop.at_once():
             if ranks.first:
-                for name, accuracy in _evaluate_at(cell, responder, state.step, folder, report, done).items():
+                evaluated = _evaluate_at(cell, responder, state.step, folder, report, done)
+                for name in evaluated if trackers else ():
+                    right = [row["correct"] for row in graded(_eval_folder(folder, state.step), name)]
                     for tracker in trackers:
-                        tracker.log({"step": state.step, "accuracy": accuracy}, kind=f"eval/{name}")
+                        tracker.log({"step": state.step, "accuracy": sum(right) / len(right)}, kind=f"eval/{name}")
             ranks.wait()
 
     if state.step and cell.plans_at(state.step):  # what the checkpoint's step still owed
@@ -280,38 +271,13 @@ def _train_and_evaluate(cell: Cell, spec: RunSpec, folder: Path, report: Report,
         tracker.finish()
 
 
-def _open_data(spec: RunSpec, policy: Any, folder: Path, report: Report, ranks: Ranks) -> PromptSource:
-    """The prompts of a run; what was read and what was left out of a file is kept in `data.txt`.
-
-    Raises:
-        UserError: also for prompts that no teacher answers for.
-    """
-    source = assets.open_source(
-        spec.data,
-        spec.seed,
-        count=lambda text: len(policy.render(text)),
-        progress=lambda rows: report(f"reading {rows:,} rows of data", 0.0),
-    )
-    teachers = {domain for domain, _ in spec.teachers}
-    if teachers != {""} and (lost := sorted(set(getattr(source, "domains", ())) - teachers)):
-        where = getattr(source, "first", {}).get(lost[0], spec.data.source)
-        domain = f"the domain '{lost[0]}'" if lost[0] else "no domain (column 'domain' or extra_info.opd_teacher)"
-        raise UserError(
-            f"{where}: a prompt of {domain}, and there are teachers for {', '.join(sorted(teachers))} only: add "
-            f"--teacher {lost[0] or 'DOMAIN'}=MODEL, or leave such prompts out"
-        )
-    if (said := getattr(source, "report", "")) and ranks.first:
-        write_atomic(folder / "data.txt", f"{said}\n")
-    return source
-
-
 def _evaluate_at(
     cell: Cell, responder: Callable[[EvalPlan], Responder], step: int, folder: Path, report: Report, done: float
-) -> dict[str, float]:
-    """Evaluates what is owed at `step` and not there yet; accuracies by benchmark, of what was."""
+) -> list[str]:
+    """Evaluates what is owed at `step` and not there yet; names of the benchmarks that were."""
     plans = cell.plans_at(step)
-    found: dict[str, float] = {}
-    at = folder / "eval" / f"step-{step:05d}"
+    found = []
+    at = _eval_folder(folder, step)
     measured = read_manifest(at).get("benches", {})
     for index, plan in enumerate(plans):
         if plan.name in measured:
@@ -327,9 +293,12 @@ def _evaluate_at(
                 report(f"{of} {n}/{total}", done + left * (index + n / total) / len(plans))
 
         evaluate(responder(plan), bench, plan, at, progress)
-        right = [row["correct"] for row in graded(at, plan.name)]
-        found[plan.name] = sum(right) / len(right)
+        found.append(plan.name)
     return found
+
+
+def _eval_folder(folder: Path, step: int) -> Path:
+    return folder / "eval" / f"step-{step:05d}"
 
 
 SLIM = ("bench", "problem", "sample", "correct", "correct_paper", "answer", "parsed", "finish", "tokens")

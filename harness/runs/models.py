@@ -1,4 +1,4 @@
-"""A spec's names made into models: student, teachers, reference, rollout engine, verifier."""
+"""A spec's names made into what a run works with: student, teachers, reference, rollout engine, verifier, prompts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from harness.answers import grade_many
 from harness.errors import UserError
 from harness.runs import assets
 from trainer.config import Machine, RunSpec, served
+from trainer.data import PromptSource
 from trainer.methods import method
 
 IN_FLIGHT: Final = 32  # requests to a remote teacher, of all processes together
@@ -147,3 +148,24 @@ def verifier(policy: Any) -> Callable[[Any], Any]:
         return torch.tensor([g.strict.correct for g in grade_many(items)], device=rollouts.mask.device)
 
     return verify
+
+
+def open_prompts(spec: RunSpec, student: Any, progress: Callable[[int], None]) -> PromptSource:
+    """The prompts of a run.
+
+    Args:
+        progress: called with the number of rows read so far.
+
+    Raises:
+        UserError: as `assets.open_source`; for prompts that no teacher answers for.
+    """
+    source = assets.open_source(spec.data, spec.seed, lambda text: len(student.render(text)), progress)
+    teachers = {domain for domain, _ in spec.teachers}
+    if teachers != {""} and (lost := sorted(set(getattr(source, "domains", ())) - teachers)):
+        where = getattr(source, "first", {}).get(lost[0], spec.data.source)
+        domain = f"the domain '{lost[0]}'" if lost[0] else "no domain (column 'domain' or extra_info.opd_teacher)"
+        raise UserError(
+            f"{where}: a prompt of {domain}, and there are teachers for {', '.join(sorted(teachers))} only: add "
+            f"--teacher {lost[0] or 'DOMAIN'}=MODEL, or leave such prompts out"
+        )
+    return source
