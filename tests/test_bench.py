@@ -129,18 +129,56 @@ def test_each_peer_meets_its_opponent_and_its_goal() -> None:
 
 
 def test_sides_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    asked: list[int] = []
 
-    def answer(module: str, words: list[str], work: Any, threads: int) -> dict[str, Any]:
-        asked.append(words[0])
-        return {"seconds": [2.0], "cpu_seconds": [1.0], "memory_mib": 1.0, "phases": []}
+    def answer(module: str, sides: tuple[str, ...], work: Any, rounds: int, threads: int) -> dict[str, Any]:
+        asked.append(rounds)
+        return {side: {"seconds": [2.0], "cpu_seconds": [1.0], "memory_mib": 1.0, "phases": []} for side in sides}
 
-    monkeypatch.setattr(step, "in_process", answer)
-    work = {"threads": 1, "device": "cpu"}
+    monkeypatch.setattr(step, "in_turns", answer)
+    work = {"threads": 1, "device": "cpu", "warmup": 1, "steps": 4}
     found = step.measure(work, 2, ("ours", "GKDTrainer"))
-    assert asked == ["ours", "GKDTrainer", "GKDTrainer", "ours"]
+    assert asked == [5, 5]
     assert [one["timed"] for one in found["ours"]] == [[1.0], [1.0]]  # one thread: the processor's seconds
     assert step.measure(work | {"threads": 2}, 1, ("ours",))["ours"][0]["timed"] == [2.0]
+
+
+TURNS = """
+import json, sys, time
+from harness.bench.measures import Turn
+side, source, target = sys.argv[1:]
+work = json.load(open(source))
+turn, log = Turn(work["turn"]), open(work["log"], "a")
+for unit in range(work["units"]):
+    if side == "fails" and unit == 1:
+        raise ValueError("no more")
+    turn.wait()
+    print(side, unit, "begins", file=log, flush=True)
+    time.sleep(0.01)
+    print(side, unit, "ends", file=log, flush=True)
+turn.done()
+json.dump({"side": side}, open(target, "w"))
+"""
+
+
+@pytest.fixture
+def turning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "turning.py").write_text(TURNS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "turning"
+
+
+def test_one_side_works_while_the_others_wait(turning: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    found = measures.in_turns(turning, ("a", "b"), {"log": str(log), "units": 3}, 3)
+    assert found == {"a": {"side": "a"}, "b": {"side": "b"}}
+    order = [("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2)]  # back and forth
+    assert log.read_text().split("\n")[:-1] == [f"{s} {n} {what}" for s, n in order for what in ("begins", "ends")]
+
+
+def test_a_side_that_fails_ends_the_others(turning: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the side 'turning fails' failed: ValueError: no more"):
+        measures.in_turns(turning, ("a", "fails"), {"log": str(tmp_path / "log"), "units": 3}, 3)
 
 
 # --- large records ----------------------------------------------------------------------------------------------------
@@ -232,6 +270,8 @@ def test_latest_holds_every_measurement_there_is(tmp_path: Path) -> None:
     for one in latest:
         assert set(one) == {*everything.KEYS, "bench", "commit"}
         assert (one["time_ratio"], one["met"], one["commit"]) == (0.5, True, "x")
+    rows = (tmp_path / "latest.md").read_text().splitlines()
+    assert rows[2] == "| work of plan | b | **0.5** | **0.5** | met<br><sub>time ≤ 0.5</sub> |"
 
 
 def test_a_trial_never_reaches_latest(tmp_path: Path) -> None:
@@ -277,6 +317,21 @@ def test_a_measurement_that_fails_costs_no_other(
     assert "plan was not measured: exit code 2" in said.err and "work of step" in said.out
     assert len(json.loads((tmp_path / "latest.json").read_text())) == 1
     assert (tmp_path / "step.png").exists()
+
+
+def test_a_measurement_whose_data_are_not_here_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("OPD_DATA", raising=False)
+    asked: list[str] = []
+    monkeypatch.setattr(
+        everything.subprocess, "run", lambda command, **_: asked.append(command[3]) or argparse.Namespace(returncode=0)
+    )
+    assert main(["all", "--only", "grading", "plan", "--out", str(tmp_path)]) == 0
+    assert asked == ["plan"]
+    assert "== grading: left out: it needs the benchmark files" in capsys.readouterr().out
+    assert main(["all", "--only", "grading", "--data-dir", str(tmp_path), "--out", str(tmp_path)]) == 0
+    assert asked == ["plan", "grading"]
 
 
 def test_what_is_there_of_this_commit_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

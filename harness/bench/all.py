@@ -6,9 +6,10 @@ import argparse
 import importlib
 import json
 import pkgutil
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -16,8 +17,11 @@ from typing import Any, Final
 import harness.bench
 from harness.bench.measures import ROOT, TRIAL, Entry, cost, table
 from harness.errors import UserError
+from harness.formats import HOLE
 from harness.provenance import provenance
 from harness.records import write_atomic
+from harness.tables import markup
+from harness.tables.markup import Cell, Row
 
 HELP = "all of them, in turn: one table with the ratios first, latest.json and the figures"
 SMALL: Final = {"grading": ["--samples", "1", "--problems", "hmmt25_feb"]}  # modules that know no --small
@@ -43,6 +47,9 @@ def run(args: argparse.Namespace) -> int:
     for name in args.only or known:
         if args.missing and not args.small and _is_there(args.out, name):
             print(f"== {name}: there, of this commit", flush=True)
+            continue
+        if why := getattr(known[name], "lacking", lambda args: "")(args):
+            print(f"== {name}: left out: {why}", flush=True)
             continue
         print(f"== {name}: {known[name].HELP}", flush=True)
         command = [sys.executable, "-m", "harness.bench", name, *words(known[name], name, args)]
@@ -95,7 +102,29 @@ def collect(args: argparse.Namespace, known: dict[str, ModuleType]) -> list[Entr
             entries += [one | {"bench": name, "commit": commit} for one in entries_of(report, name)]
     if not args.small:
         write_atomic(args.out / "latest.json", json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
+        write_atomic(args.out / "latest.md", markup.markdown(with_goals(entries)))
     return entries
+
+
+def with_goals(entries: Sequence[Entry]) -> markup.Table:
+    """The entries of which something was asked, for the README."""
+    rows = []
+    for one in entries:
+        if one["met"] is None:
+            continue
+        ratios = (HOLE if one[name] is None else f"{one[name]:.2g}" for name in ("time_ratio", "memory_ratio"))
+        time, memory = (Cell(ratio, bold=bool(one["met"])) for ratio in ratios)
+        goal = str(one["goal"]).replace(" ratio at most ", " ≤ ")
+        goal = re.sub(r"\d+\.\d+", lambda found: f"{float(found[0]):.2g}", goal)
+        said = Cell("met" if one["met"] else "missed", goal)
+        rows.append(Row(one["work"], (Cell(one["peer"]["what"]), time, memory, said)))
+    return markup.Table(
+        ("work", "ours over", "time", "memory", "goal"),
+        tuple(rows),
+        "Ratios of medians, ours over the other side's; below 1 we are faster or smaller. A dash: not compared. "
+        "Seconds, MiB, their ranges and everything without a goal are in results/bench/latest.json.",
+        words=2,
+    )
 
 
 def figures(args: argparse.Namespace, known: dict[str, ModuleType]) -> list[Path]:

@@ -45,6 +45,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("results/bench"), metavar="FOLDER", help="for grading.json")
 
 
+def lacking(args: argparse.Namespace) -> str:
+    """Why it cannot be measured here at all; "" if it can."""
+    if args.data_dir is None and not os.environ.get("OPD_DATA"):
+        return "it needs the benchmark files: name their folder with OPD_DATA or --data-dir"
+    return ""
+
+
 def run(args: argparse.Namespace) -> int:
     for option in ("samples", "repeats"):
         if getattr(args, option) < 1:

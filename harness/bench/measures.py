@@ -13,6 +13,7 @@ Ratios are ours over the peer's; where the goal is a limit, the peer is the limi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -189,6 +190,76 @@ def in_process(module: str, words: Sequence[str], work: Any, threads: int = 1, p
             last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
             raise UserError(f"the side '{' '.join([module, *words])}' failed: {last}")
         return json.loads(target.read_text())
+
+
+def in_turns(module: str, sides: Sequence[str], work: dict[str, Any], rounds: int, threads: int = 1) -> dict[str, Any]:
+    """What ``python -m MODULE SIDE IN OUT`` writes, of all sides alive together: one works while the others wait.
+
+    In every round each side does one unit of its work, in an order that alternates, so that all of them meet the same
+    machine within seconds. A side finds the file descriptors of its two pipes in ``work["turn"]``, see `Turn`.
+
+    Raises:
+        UserError: with the last line that a side printed, if it failed.
+    """
+    with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as stack:
+        folder = Path(place)
+        started: dict[str, tuple[subprocess.Popen[bytes], int, int]] = {}
+        for side in sides:
+            (their_go, go), (said, their_said) = os.pipe(), os.pipe()
+            (folder / f"{side}.in").write_text(json.dumps(work | {"turn": [their_go, their_said]}))
+            errors = stack.enter_context((folder / f"{side}.err").open("wb"))
+            command = [sys.executable, "-m", module, side, str(folder / f"{side}.in"), str(folder / f"{side}.out")]
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment(threads),
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                pass_fds=(their_go, their_said),
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            for theirs in (their_go, their_said):
+                os.close(theirs)
+            for ours in (go, said):
+                stack.callback(os.close, ours)
+            started[side] = (process, go, said)
+        try:
+            for turn in range(rounds):
+                for side in sides if turn % 2 == 0 else sides[::-1]:
+                    _, go, said = started[side]
+                    if not turn and not os.read(said, 1):  # it says that it is ready
+                        raise BrokenPipeError
+                    os.write(go, b".")
+                    if not os.read(said, 1):
+                        raise BrokenPipeError
+            for side in sides:
+                if started[side][0].wait():
+                    raise BrokenPipeError
+        except BrokenPipeError:
+            lines = (folder / f"{side}.err").read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+            raise UserError(f"the side '{module} {side}' failed: {lines[-1]}") from None
+        return {side: json.loads((folder / f"{side}.out").read_text()) for side in sides}
+
+
+class Turn:
+    """A side's end of `in_turns`; without pipes it is always this side's turn."""
+
+    def __init__(self, pipes: Sequence[int] | None) -> None:
+        self.pipes = pipes
+
+    def wait(self) -> None:
+        """Says that a unit of work is done, or the first may begin, and waits for the next turn."""
+        if self.pipes:
+            go, said = self.pipes
+            os.write(said, b".")
+            if not os.read(go, 1):
+                raise SystemExit("nobody waits for this side any more")
+
+    def done(self) -> None:
+        """Says that the last unit is done."""
+        if self.pipes:
+            os.write(self.pipes[1], b".")
 
 
 def environment(threads: int) -> dict[str, str]:

@@ -7,7 +7,7 @@ import importlib.metadata
 import statistics
 from typing import Any, Final
 
-from harness.bench.measures import Entry, at_least_one, common, cost, entry, in_process, keep
+from harness.bench.measures import Entry, at_least_one, common, cost, entry, in_turns, keep
 from harness.bench.step_side import PEERS
 from harness.errors import UserError
 
@@ -43,20 +43,24 @@ def run(args: argparse.Namespace) -> int:
     if args.small:
         args.prompts, args.tokens, args.steps, args.warmup, args.repeats = [4], 8, 2, 1, 1
     entries: list[Entry] = []
+    floors: list[str] = []
     for prompts in args.prompts:
         print(f"{prompts} prompts × {args.tokens} tokens", flush=True)
         found = measure(_work(args, prompts, args.tokens), args.repeats)
         compared = compare(f"one step, {prompts} prompts × {args.tokens} tokens", found)
-        print(shared(compared), flush=True)
+        floors.append(f"{prompts} prompts: {shared(compared)}")
+        print(floors[-1], flush=True)
         entries += compared
     curves = [] if args.no_curves else _curves(args)
     how = (
-        f"each side in processes of its own, {args.repeats} of them in turn, {args.warmup} steps to warm up and "
-        f"{args.steps} timed, {args.threads} thread(s), float32, {args.device}, TRL {trl}",
+        f"each side in a process of its own, {args.repeats} times; all are alive together and make one step in turn, "
+        f"so that they meet the same machine; {args.warmup} steps to warm up and {args.steps} timed, {args.threads} "
+        f"thread(s), float32, {args.device}, TRL {trl}",
         "the same student (0.24 M parameters), teacher (0.63 M), prompts, AdamW, clip norm; responses of one length, "
         "as no id ends them; gradient checkpointing and 16-bit of TRL's configurations are off",
-        "times: processor seconds of the process on one thread of the CPU, which other work on the machine hardly "
-        "touches, else the wall clock's; memory: the peak of the whole process, its libraries included",
+        "times: processor seconds of the process on one thread of the CPU, else the wall clock's; memory: the peak of "
+        "the whole process, its libraries included",
+        *floors,
     )
     return keep("step", args, how, entries, curves)
 
@@ -77,12 +81,12 @@ def _work(args: argparse.Namespace, prompts: int, tokens: int) -> dict[str, Any]
 def measure(
     work: dict[str, Any], repeats: int, sides: tuple[str, ...] = tuple(WHAT)
 ) -> dict[str, list[dict[str, Any]]]:
-    """What every side reports, `repeats` times, in turns so that all meet the same machine."""
+    """What every side reports, `repeats` times: all are alive together and make a step in turn."""
     found: Found = {side: [] for side in sides}
     clock = "cpu_seconds" if work["threads"] == 1 and work["device"] == "cpu" else "seconds"
-    for turn in range(repeats):
-        for side in sides if turn % 2 == 0 else sides[::-1]:
-            one = in_process(SIDE, [side], work, work["threads"])
+    for _ in range(repeats):
+        made = in_turns(SIDE, sides, work, work["warmup"] + work["steps"], work["threads"])
+        for side, one in made.items():
             one["timed"] = one[clock]
             found[side].append(one)
             wall, timed = statistics.median(one["seconds"]), statistics.median(one["timed"])

@@ -1,8 +1,9 @@
 """One side of the step measurement, in a process of its own: ``python -m harness.bench.step_side SIDE IN OUT``.
 
-Each makes the same number of on-policy steps with the same two models, prompts, batch, optimiser and precision, every
-response exactly as long as asked: the end-of-sequence id is one that no vocabulary has. A step is timed from the end of
-the one before to its own end: prompts, generation, both models' passes, update.
+Alone, or in turns with other sides (`measures.in_turns`). Each makes the same number of on-policy steps with the same
+two models, prompts, batch, optimiser and precision, every response exactly as long as asked: the end-of-sequence id
+is one that no vocabulary has. A step is timed from the end of the one before to its own end: prompts, generation,
+both models' passes, update.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from harness.bench.measures import Turn
 from harness.bench.memory import highest
 
 NEVER = 1 << 30  # an id that is never drawn
@@ -23,12 +25,14 @@ PEERS = ("DistillationTrainer", "GKDTrainer", "IWOPDTrainer")
 
 
 class Watch:
-    """Wall-clock and processor seconds of each step."""
+    """Wall-clock and processor seconds of each step, without the time in which it is the other sides' turn."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, work: dict[str, Any]) -> None:
+        self.device = work["device"]
+        self.turn, self.steps = Turn(work.get("turn")), work["warmup"] + work["steps"]
         self.wall: list[float] = []
         self.processor: list[float] = []
+        self.turn.wait()
         self.last = self._now()
 
     def _now(self) -> tuple[float, float]:
@@ -42,7 +46,11 @@ class Watch:
         now = self._now()
         self.wall.append(now[0] - self.last[0])
         self.processor.append(now[1] - self.last[1])
-        self.last = now
+        if len(self.wall) < self.steps:
+            self.turn.wait()
+        else:
+            self.turn.done()
+        self.last = self._now()
 
 
 def ours(side: str, work: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +78,7 @@ def ours(side: str, work: dict[str, Any]) -> dict[str, Any]:
     source = assets.open_source(spec.data, spec.seed)
     phases = []
     before = highest(work["device"])
-    watch = Watch(work["device"])
+    watch = Watch(work)
     for step in train(spec, state, source, engine, teacher):
         watch.lap()
         assert int(step.rollouts.mask.sum()) == work["prompts"] * work["tokens"]
@@ -135,16 +143,13 @@ def peer(side: str, work: dict[str, Any]) -> dict[str, Any]:
         shapes: list[int] = []
         _spy(trainer, shapes)
         before = highest(work["device"])
-        watch = Watch(work["device"])
+        watch = Watch(work)  # the first step also pays for what the trainer sets up: it belongs to the warm-up
 
         class Laps(transformers.TrainerCallback):
             def on_step_end(self, *_: Any, **__: Any) -> None:
                 watch.lap()
 
         trainer.add_callback(Laps())
-        watch.lap()  # the first step also pays for what the trainer sets up: it belongs to the warm-up
-        watch.wall.clear()
-        watch.processor.clear()
         trainer.train()
     if set(shapes) != {work["tokens"]}:
         raise RuntimeError(f"{side} was to generate {work['tokens']} tokens a response, and made {sorted(set(shapes))}")
