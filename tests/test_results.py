@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli import main
+from harness.grid import load_grid
 from harness.records import load
 from harness.report import write_report
+from harness.runs import estimates
 from tests.conftest import ROOT
 
 RESULTS = ROOT / "results"
@@ -25,7 +28,9 @@ def regenerated(grid: str, folder: Path) -> list[Path]:
     return [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize(
+    "grid", [grid if grid == "quickstart" else pytest.param(grid, marks=pytest.mark.slow) for grid in GRIDS]
+)
 def test_tables_figures_and_page_regenerate_byte_for_byte(grid, tmp_path):
     drawn_with = load(RESULTS / "records" / grid).manifest["provenance"]["packages"]["matplotlib"]
     same_drawing = importlib.metadata.version("matplotlib") == drawn_with
@@ -38,12 +43,42 @@ def test_tables_figures_and_page_regenerate_byte_for_byte(grid, tmp_path):
     assert kept == {file for file in files if file.parts[0] in ("tables", "figures")}
 
 
+@pytest.mark.slow
+def test_the_audit_regenerates_byte_for_byte(tmp_path, capsys):
+    kept = sorted(path for kind in ("tables", "figures") for path in (RESULTS / kind / "audit").glob("*"))
+    if not kept:
+        pytest.skip("no part of the audit is kept yet")
+    assert main(["audit", "--out", str(tmp_path)]) == 0
+    made = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert [path.relative_to(tmp_path) for path in made] == [path.relative_to(RESULTS) for path in kept]
+    for path, one in zip(kept, made, strict=True):
+        assert one.read_bytes() == path.read_bytes(), path.name
+
+
 def test_readme_shows_the_committed_tables():
     readme = (ROOT / "README.md").read_text()
     blocks = re.findall(r"<!-- table: (\S+) -->\n(.*?)<!-- end -->", readme, re.DOTALL)
     assert blocks
     for path, text in blocks:
         assert text.strip() == (ROOT / path).read_text().strip()
+
+
+def test_full_scale_costs_are_those_of_the_dry_runs():
+    page = (RESULTS / "FULL_SCALE.md").read_text()
+    rows = {
+        row[0].strip("`"): row[1:]
+        for row in re.findall(r"^\| (`paper_\w+`)" + r" \| ([\d,]+)" * 5 + r" \|$", page, re.M)
+    }
+    assert len(rows) == 3
+    for name, printed in rows.items():
+        grid = load_grid(Path(name))
+        cells = grid.cells()
+        arms = {row.arm: row for row in estimates.of_grid(grid, cells)}
+        assert f"in all {printed[1]} GPU-hours" in estimates.lines(list(arms.values()))[0]
+        opd, fire = (arms[arm].estimate.gpu_hours for arm in ("opd", "fire"))
+        said = [int(number.replace(",", "")) for number in printed]
+        assert said[0] == len(cells) and [round(opd), round(fire)] == said[2:4]
+        assert abs(3 * (opd + fire) - said[4]) <= 3
 
 
 def test_links_of_the_readmes_lead_somewhere():

@@ -15,6 +15,7 @@ COMMANDS = (
     "ablate",
     "status",
     "report",
+    "audit",
     "claims",
     "power",
     "grim",

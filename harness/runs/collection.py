@@ -42,7 +42,7 @@ def collect(grid: Grid, cells: Sequence[Cell], runs: Path) -> Records:
         for at in sorted((runs / cell.run_id / "eval").glob("step-*")):
             regrade(at)
     benches = _benches(finished, runs)
-    samples = pd.DataFrame([row for cell in finished for row in sample_rows(cell, runs)])
+    samples = pd.concat([pd.DataFrame(sample_rows(cell, runs)) for cell in finished])  # a cell's dictionaries at a time
     samples = samples.sort_values(["arm", "seed", "step", "bench", "problem", "sample"])
     steps = _rows(finished, runs, "steps")
     timings = _rows(finished, runs, "timings")

@@ -1,0 +1,113 @@
+"""The audit of `results/PROTOCOL.md`: its comparisons across grids, as pure functions of kept records."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import pandas as pd
+
+from harness.stats import holm
+from harness.tables.standings import ALPHA, MACRO, comparison
+
+if TYPE_CHECKING:
+    from harness.records import Records
+
+BASELINE: Final = "opd"
+METHOD: Final = "fire"
+#: Regime → grid whose records hold it.
+REGIMES: Final = {
+    "clean": "main_table",
+    "beyond": "regime_beyond",
+    "hot": "regime_hot",
+    "hot, uncorrected": "regime_hot_uncorrected",
+    "flawed": "regime_flawed",
+    "domains": "multi_teacher",
+}
+ARMS: Final = ("full-rkl", METHOD, "random-filter")  # beside the baseline in every regime
+
+
+def subset(records: Records, arms: Collection[str]) -> Records:
+    """The records of some arms, and of the grid's baseline."""
+    kept = {arm: spec for arm, spec in records.manifest["arms"].items() if arm in {*arms, records.manifest["baseline"]}}
+
+    def rows(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame[frame["arm"].astype(str).isin(kept)] if len(frame) else frame
+
+    manifest = records.manifest | {"arms": kept, "order": [a for a in records.manifest["order"] if a in kept]}
+    return replace(
+        records,
+        manifest=manifest,
+        **{name: rows(getattr(records, name)) for name in ("samples", "steps", "timings", "rollouts", "profiles")},
+    )
+
+
+def regimes(kept: Mapping[str, Records]) -> pd.DataFrame:
+    """The arms of `ARMS` against the baseline in every regime that there are records of, a row each.
+
+    Columns: `regime`, `grid`, `arm`, `label`, `n` problems, `runs` (training runs of either side), `baseline_value`,
+    `value`, `delta`, `low`, `high` (95 %, over problems and training runs together), `p` (paired sign-flip over
+    problems, two-sided), `by_student` (difference of each student's runs), `missing` (samples that are not there);
+    fractions. An arm without a complete run is left out.
+
+    Args:
+        kept: records by regime, a key of `REGIMES`.
+    """
+    rows = []
+    for regime, grid in REGIMES.items():
+        if regime not in kept:
+            continue
+        frame = comparison(subset(kept[regime], ARMS))
+        found = {row["arm"]: row for row in frame[frame["bench"] == MACRO].to_dict("records")}
+        students = len(kept[regime].manifest.get("students", [""]))
+        for arm in ARMS:
+            if arm not in found or not found[arm]["seeds"]:
+                continue
+            row = found[arm]
+            each = () if row["missing"] else row["delta_per_seed"]  # with a hole nobody knows whose run is whose
+            size = len(each) // students
+            rows.append(
+                {
+                    "regime": regime,
+                    "grid": grid,
+                    "arm": arm,
+                    "label": row["label"],
+                    "n": int(row["n"]),
+                    "runs": int(row["seeds"]),
+                    "baseline_value": found[BASELINE]["value"],
+                    "value": row["value"],
+                    "delta": row["delta"],
+                    "low": row["delta_both_low"],
+                    "high": row["delta_both_high"],
+                    "p": row["p"],
+                    "missing": row["missing"],
+                    "by_student": tuple(sum(each[i * size : (i + 1) * size]) / size for i in range(students) if size),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def primary(frame: pd.DataFrame) -> pd.DataFrame:
+    """FiRe-OPD − OPD in every regime, with `p_holm` over the regimes and the protocol's `finding`.
+
+    A finding is `better` or `worse` where the adjusted p is below 0.05 and the interval over problems and training runs
+    excludes zero, else `not resolved`. `reversed` counts the students whose difference has the other sign.
+
+    Args:
+        frame: of `regimes`.
+    """
+    found = frame[frame["arm"] == METHOD].reset_index(drop=True)
+    found["p_holm"] = holm(found["p"].tolist())
+    found["finding"] = [finding(row) for row in found.to_dict("records")]
+    found["reversed"] = [sum(one * row["delta"] < 0 for one in row["by_student"]) for row in found.to_dict("records")]
+    return found
+
+
+def finding(row: Mapping[Any, Any]) -> str:
+    """What the protocol lets a row say: its `p_holm` and its interval `low`, `high` together."""
+    if row["p_holm"] < ALPHA and row["low"] > 0:
+        return "better"
+    if row["p_holm"] < ALPHA and row["high"] < 0:
+        return "worse"
+    return "not resolved"

@@ -1,0 +1,236 @@
+"""Tables and figures of the audit under `results/`, from whatever records of it there are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pandas as pd
+
+from harness.audit import ARMS, REGIMES, answer_formats, primary, regimes
+from harness.audit.figures import beside, by_format, by_regime, by_vocabulary
+from harness.audit.parts import by_bench, by_slice
+from harness.audit.qualitative import qualitative
+from harness.formats import amount, bounds, p_value, percent
+from harness.plots.style import save
+from harness.tables import markup
+from harness.tables.markup import Cell, Row, Table
+
+if TYPE_CHECKING:
+    from harness.records import Records
+
+NAME: Final = "audit"
+
+
+def write(kept: Mapping[str, Records], measured: Mapping[str, pd.DataFrame], root: Path) -> list[Path]:
+    """Writes `tables/audit/` and `figures/audit/` under `root`; returns the files.
+
+    Args:
+        kept: records by regime, of those that there are.
+        measured: by name, of those that there are: `formats` of `answer_formats.measure`, `noise` of `noise.measure`.
+    """
+    tables: dict[str, Table] = {}
+    written: list[Path] = []
+    if kept:
+        frame = regimes(kept)
+        tables |= {"regimes": regime_table(frame), "primary": primary_table(primary(frame))}
+        written += save(by_regime(frame), _plain(frame), root / "figures" / NAME / "regimes")
+    if "formats" in measured:
+        scored = answer_formats.scores(measured["formats"])
+        tables["formats"] = format_table(scored)
+        written += save(by_format(scored), scored, root / "figures" / NAME / "formats")
+    if "noise" in measured:
+        tables["noise"] = noise_table(measured["noise"])
+        written += save(by_vocabulary(measured["noise"]), measured["noise"], root / "figures" / NAME / "noise")
+    if "clean" in kept:
+        found = qualitative(kept["clean"])
+        tables["qualitative"] = qualitative_table(found)
+        written += save(beside(found), _plain(found), root / "figures" / NAME / "qualitative")
+    if "flawed" in kept:
+        tables["flawed"] = parts_table(by_slice(kept["flawed"], ARMS), FLAWED)
+    if "domains" in kept:
+        domains = kept["domains"]
+        arms = [arm for arm, spec in domains.manifest["arms"].items() if not spec.get("reference")]
+        tables["domains"] = parts_table(by_bench(domains, arms), DOMAINS)
+    folder = root / "tables" / NAME
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        path = folder / f"{name}.md"
+        path.write_text(markup.markdown(table), encoding="utf-8", newline="\n")
+        written.append(path)
+    return written
+
+
+FLAWED: Final = (
+    "Held-out problems with and without a product with 3 or 7, which the flawed teacher was taught to get wrong. "
+    "Second line: difference to OPD on the same problems, 95 % interval over problems and training runs; p is not "
+    "adjusted."
+)
+DOMAINS: Final = (
+    "Two specialists, prompts routed by domain. Second line: difference to OPD on the same problems, 95 % interval "
+    "over problems and training runs."
+)
+
+
+def primary_table(frame: pd.DataFrame) -> Table:
+    """The protocol's primary family."""
+    rows = []
+    for row in frame.to_dict("records"):
+        students = " · ".join(percent(one, True) for one in row["by_student"])
+        cells = (
+            Cell(percent(row["baseline_value"])),
+            Cell(percent(row["value"])),
+            Cell(percent(row["delta"], True), bold=row["finding"] != "not resolved"),
+            Cell(bounds(row["low"], row["high"])),
+            Cell(p_value(row["p_holm"])),
+            Cell(students),
+            Cell(row["finding"] + (f", {row['reversed']} student reversed" if row["reversed"] else "")),
+        )
+        rows.append(Row(row["regime"], cells))
+    runs = " and ".join(str(n) for n in sorted(set(frame["runs"])))
+    problems = " and ".join(str(n) for n in sorted(set(frame["n"])))
+    return Table(
+        ("regime", "OPD", "FiRe-OPD", "Δ", "95 % interval", "Holm p", "by student", "finding"),
+        tuple(rows),
+        f"Average accuracy over the benchmarks, percent; Δ in points, on the same {problems} problems, {runs} "
+        "training runs of either side; interval over problems and runs; paired sign-flip test, Holm over "
+        f"{len(frame)} regimes. A finding needs p < 0.05 and an interval without 0.",
+        _holes(frame),
+    )
+
+
+def regime_table(frame: pd.DataFrame) -> Table:
+    """All arms that the regimes have in common."""
+    labels = frame.drop_duplicates("arm").set_index("arm")["label"]
+    rows = []
+    for regime, group in frame.groupby("regime", sort=False):
+        found = {row["arm"]: row for row in group.to_dict("records")}
+        cells = [Cell(percent(float(group["baseline_value"].iloc[0])))]
+        for arm in labels.index:
+            if arm in found:
+                one = found[arm]
+                cells.append(Cell(percent(one["delta"], True), bounds(one["low"], one["high"])))
+            else:
+                cells.append(Cell("—"))
+        rows.append(Row(str(regime), tuple(cells)))
+    return Table(
+        ("regime", "OPD, %", *(f"{label}, Δ" for label in labels)),
+        tuple(rows),
+        "Average accuracy over the benchmarks and differences to it in points, with 95 % intervals over problems and "
+        "training runs.",
+        _holes(frame),
+    )
+
+
+def qualitative_table(frame: pd.DataFrame) -> Table:
+    """What every method does, beside what it scores; the best first."""
+    ordered = frame.assign(key=frame["delta"].fillna(0.0)).sort_values(["key", "arm"], ascending=[False, True])
+    rows = []
+    for row in ordered.to_dict("records"):
+        known = math.isfinite(row["delta"])
+        cells = (
+            Cell(percent(row["value"])),
+            Cell(percent(row["delta"], True) if known else "", bounds(row["low"], row["high"]) if known else ""),
+            Cell(_pm(row, "discarded", 100, 1)),
+            Cell(percent(row["spread"]), f"[{percent(row['spread_low'])}, {percent(row['spread_high'])}]"),
+            Cell(_pm(row, "norm_cv", 1, 2)),
+            Cell(_pm(row, "truncated", 100, 1)),
+            Cell(f"{row['length']:.2f}"),
+            Cell(amount(row["generated"] / 1000)),
+            Cell(amount(row["trained"] / 1000)),
+        )
+        rows.append(Row(row["label"], cells, flag="INERT" if row["inert"] else ""))
+    head = ("", "accuracy", "Δ", "KL discarded, %", "SD over runs", "norm CV", "truncated, %", "length ×")
+    return Table(
+        (*head, "generated, k", "trained, k"),
+        tuple(rows),
+        "Accuracy: average over the benchmarks, percent; Δ: difference to OPD with its 95 % interval over problems "
+        "and runs. KL discarded: share of the batch's token KL on tokens without a coefficient, mean over steps. SD "
+        "over runs: of the final accuracy over the runs of one student, points, 95 % interval for normal runs. Norm "
+        "CV: SD over mean of the gradient norm, second half of training. Truncated: rollouts, second half. Length: "
+        "last tenth of the steps over the first. Tokens: thousands a run. ±: 95 % over runs.",
+    )
+
+
+def format_table(frame: pd.DataFrame) -> Table:
+    """What every format of right answers scores."""
+    rows = []
+    for name, group in frame.groupby("format", sort=False):
+        found = {(row["checker"], row["part"]): row for row in group.to_dict("records")}
+        cells = [Cell(str(found["paper", "all"]["changed"]))]
+        for checker in ("paper", "strict"):
+            cells += [Cell(percent(found[checker, "all"]["score"])), Cell(_share(found[checker, "e-notation"]))]
+        rows.append(Row(str(name), tuple(cells)))
+    head = ("right answers written as", "golds rewritten", "released checker, %", "e-notation", "strict checker, %")
+    return Table(
+        (*head, "e-notation"),
+        tuple(rows),
+        "Score of a model that is right on all 272 problems of Minerva and always writes in this format. A format "
+        "leaves golds alone that it has nothing to do with. E-notation: right of the 58 golds written like 4.5e33.",
+    )
+
+
+def noise_table(frame: pd.DataFrame) -> Table:
+    """Noise scales, a line per vocabulary."""
+    methods = list(dict.fromkeys(frame["method"]))
+    rows = []
+    for classes, group in frame.groupby("classes"):
+        cells = []
+        for student in dict.fromkeys(frame["student"]):
+            for method in methods:
+                one = group[(group["student"] == student) & (group["method"] == method)].iloc[0]
+                cells.append(Cell(f"{one['noise']:.0f}", f"[{one['low']:.0f}, {one['high']:.0f}]"))
+        rows.append(Row(f"{classes} classes", tuple(cells)))
+    names = (f"{student.removeprefix('toy:')}, {m}" for student in dict.fromkeys(frame["student"]) for m in methods)
+    return Table(
+        ("vocabulary", *names),
+        tuple(rows),
+        f"Noise scale of the gradient, tr Cov(g)/|G|², in rollouts: the batch at which noise and signal are equal. "
+        f"{int(frame['rollouts'].iloc[0])} rollouts at the start of each student; 95 % jackknife interval.",
+    )
+
+
+def _share(row: Mapping[Any, Any]) -> str:
+    return f"{row['right']} of {row['n']}"
+
+
+def parts_table(frame: pd.DataFrame, caption: str) -> Table:
+    """Parts of a benchmark, or benchmarks, side by side."""
+    parts = frame.drop_duplicates("part")
+    rows = []
+    for _, group in frame.groupby("arm", sort=False):
+        found = {row["part"]: row for row in group.to_dict("records")}
+        cells = []
+        for part in parts["part"]:
+            one = found[part]
+            known = "delta" in one and math.isfinite(one["delta"])
+            note = f"{percent(one['delta'], True)} {bounds(one['low'], one['high'])}" if known else ""
+            cells.append(Cell(percent(one["value"]), note))
+        rows.append(Row(str(group["label"].iloc[0]), tuple(cells)))
+    head = (f"{part}, n = {int(n)}" for part, n in zip(parts["part"], parts["n"], strict=True))
+    return Table(("", *head), tuple(rows), caption)
+
+
+def _pm(row: Mapping[Any, Any], name: str, factor: float, digits: int) -> str:
+    half = row[f"{name}_half"]
+    return f"{factor * row[name]:.{digits}f}" + (f" ± {factor * half:.{digits}f}" if math.isfinite(half) else "")
+
+
+def _holes(frame: pd.DataFrame) -> tuple[str, ...]:
+    lacking = [
+        f"{row['regime']}, {row['label']}: {row['missing']}" for row in frame.to_dict("records") if row["missing"]
+    ]
+    absent = [name for name in REGIMES if name not in set(frame["regime"])]
+    said = [f"INCOMPLETE: {' · '.join(lacking)}."] if lacking else []
+    return (*said, *([f"No records of: {', '.join(absent)}."] if absent else []))
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """Tuples as text, for a CSV."""
+
+    def text(value: Any) -> Any:
+        return " ".join(f"{one:.6g}" for one in value) if isinstance(value, tuple) else value
+
+    return frame.map(text)
