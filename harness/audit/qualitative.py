@@ -43,7 +43,7 @@ def qualitative(records: Records) -> pd.DataFrame:
         found = {name: row[name] for name in ("arm", "label", "inert", "value", "delta", "p_holm", "baseline")}
         found |= {"low": row["delta_both_low"], "high": row["delta_both_high"], "runs": int(row["seeds"])}
         found |= dict(zip(("spread", "spread_low", "spread_high"), spread(final, students), strict=True))
-        for name in by_run:
+        for name in map(str, by_run.columns):
             values = by_run[name].to_numpy(dtype=float)
             found[name] = float(values.mean()) if len(values) else math.nan
             error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
