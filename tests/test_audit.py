@@ -141,7 +141,7 @@ def test_symbols_are_set_larger_and_numbers_left_alone() -> None:
     assert rule("3.5") == "3.5"
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 99_999), st.integers(-12, 12))
 def test_rewriting_a_number_does_not_change_it(mantissa: int, exponent: int) -> None:
     from harness.answers.notation import clean
@@ -197,7 +197,7 @@ def test_the_noise_scale_finds_that_of_a_normal_population() -> None:
     assert sum(low <= 49 / 9 <= high for _, low, high in found) >= 16
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 99))
 def test_merged_classes_have_the_probabilities_of_their_ids(vocab: int, classes: int, key: int) -> None:
     classes = min(classes, vocab)

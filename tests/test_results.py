@@ -28,12 +28,17 @@ def regenerated(grid: str, folder: Path) -> list[Path]:
     return [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
 
 
+def draws_alike(grid: str) -> bool:
+    """Whether this matplotlib is the one that drew the kept figures: others give other bytes."""
+    packages = load(RESULTS / "records" / grid).manifest["provenance"]["packages"]
+    return importlib.metadata.version("matplotlib") == packages["matplotlib"]
+
+
 @pytest.mark.parametrize(
     "grid", [grid if grid == "quickstart" else pytest.param(grid, marks=pytest.mark.slow) for grid in GRIDS]
 )
 def test_tables_figures_and_page_regenerate_byte_for_byte(grid, tmp_path):
-    drawn_with = load(RESULTS / "records" / grid).manifest["provenance"]["packages"]["matplotlib"]
-    same_drawing = importlib.metadata.version("matplotlib") == drawn_with
+    same_drawing = draws_alike(grid)
     files = regenerated(grid, tmp_path)
     assert len(files) >= 18
     for file in files:
@@ -51,8 +56,10 @@ def test_the_audit_regenerates_byte_for_byte(tmp_path, capsys):
     assert main(["audit", "--out", str(tmp_path)]) == 0
     made = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     assert [path.relative_to(tmp_path) for path in made] == [path.relative_to(RESULTS) for path in kept]
+    same_drawing = draws_alike("quickstart")
     for path, one in zip(kept, made, strict=True):
-        assert one.read_bytes() == path.read_bytes(), path.name
+        if same_drawing or path.suffix in (".md", ".csv"):
+            assert one.read_bytes() == path.read_bytes(), path.name
 
 
 def test_readme_shows_the_committed_tables():
