@@ -4,8 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import trainer  # noqa: F401  # first: it makes the arithmetic reproducible before torch multiplies anything
+
+settings.register_profile("untimed", deadline=None)  # no test depends on time
+settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("OPD_SHARED", ROOT.parent / "shared"))
