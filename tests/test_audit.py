@@ -234,4 +234,9 @@ def test_tables_and_figures_are_written_twice_alike(tmp_path: Any) -> None:
 
 def test_domains_show_every_benchmark() -> None:
     frame = by_bench(audited(), ["fire"])
+    assert frame.columns.is_unique
+    fire = frame[(frame["label"] == "FiRe") & (frame["part"] == "toy math")].iloc[0]
+    of = comparison(audited())
+    of = of[(of["arm"] == "fire") & (of["bench"] == "toy-math")].iloc[0]
+    assert (fire["delta"], fire["low"], fire["high"]) == (of["delta"], of["delta_both_low"], of["delta_both_high"])
     assert set(frame["part"]) == {"toy math", "toy code"} and {"OPD", "FiRe"} <= set(frame["label"])

@@ -52,8 +52,8 @@ def by_bench(records: Records, arms: Collection[str]) -> pd.DataFrame:
     """Every benchmark by itself, with the columns of `by_slice`; `part` is the benchmark's label."""
     frame = comparison(subset(records, {*arms, *_references(records)}))
     frame = frame[frame["bench"] != MACRO]
-    named = {"bench_label": "part", "delta_both_low": "low", "delta_both_high": "high"}
-    return frame.rename(columns=named)[["arm", "label", "part", "n", "value", "delta", "low", "high", "p"]]
+    found = frame[["arm", "label", "bench_label", "n", "value", "delta", "delta_both_low", "delta_both_high", "p"]]
+    return found.rename(columns={"bench_label": "part", "delta_both_low": "low", "delta_both_high": "high"})
 
 
 def _references(records: Records) -> list[str]:
