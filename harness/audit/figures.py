@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
 from harness.audit import ARMS
 from harness.plots.style import BLACK, FIXED, GREY, WIDE, drawing
@@ -111,26 +112,32 @@ def by_format(frame: pd.DataFrame) -> Figure:
 
 
 def by_vocabulary(frame: pd.DataFrame) -> Figure:
-    """Noise scale against the size of the vocabulary, a line per student and method.
+    """Noise scale against the size of the vocabulary, a panel per student.
 
     Args:
         frame: of `harness.audit.noise.measure`.
     """
+    labels = {"opd": "sampled token (OPD)", "full-rkl": "whole distribution"}
+    students = list(dict.fromkeys(frame["student"]))
+    sizes = sorted(set(frame["classes"]))
     with drawing():
-        figure = Figure(figsize=(0.62 * WIDE, 2.6), layout="constrained")
-        axes = figure.subplots()
-        labels = {"opd": "sampled token (OPD)", "full-rkl": "whole distribution"}
-        for (method, _), group in frame.groupby(["method", "student"], sort=False):
-            line = group.sort_values("classes")
-            color = COLORS[str(method)]
-            axes.fill_between(line["classes"], line["low"], line["high"], color=color, alpha=0.12, linewidth=0)
-            axes.plot(line["classes"], line["noise"], color=color, marker="o")
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        sizes = sorted(set(frame["classes"]))
-        axes.set_xticks(sizes, [str(size) for size in sizes])
-        axes.set_xlabel("classes that the vocabulary is merged into (the last: whole)")
-        axes.set_ylabel("noise scale, rollouts")
+        figure = Figure(figsize=(WIDE, 2.4), layout="constrained")
+        panels = figure.subplots(1, len(students), sharey=True, squeeze=False)[0]
+        for axes, student in zip(panels, students, strict=True):
+            for method in labels:
+                line = frame[(frame["student"] == student) & (frame["method"] == method)].sort_values("classes")
+                color, x = COLORS[method], line["classes"] * (0.97 if method == "opd" else 1.03)
+                axes.vlines(x, line["low"], line["high"], color=color, linewidth=1.0)
+                axes.plot(x, line["noise"], color=color, marker="o")
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_minor_locator(NullLocator())
+            axes.set_xticks(sizes, [str(size) for size in sizes])
+            axes.set_yticks([10, 100, 1000, 10_000], ["10", "100", "1,000", "10,000"])
+            axes.set_title(str(student).removeprefix("toy:"), loc="left")
+        panels[0].set_ylabel("noise scale, rollouts")
+        panels[len(panels) // 2].set_xlabel("classes that the vocabulary is merged into; the last: whole")
         handles = [Line2D([], [], color=COLORS[m], marker="o", label=label) for m, label in labels.items()]
         figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure
