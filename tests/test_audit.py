@@ -220,7 +220,7 @@ def test_tables_and_figures_are_written_twice_alike(tmp_path: Any) -> None:
         ]
     )
     measured = {"formats": answer_formats.measure(golds("4.5e33", "3")), "noise": noise}
-    first, second = (write(kept, measured, tmp_path / name) for name in ("a", "b"))
+    first, second = (write(kept, regimes(kept), measured, tmp_path / name) for name in ("a", "b"))
     assert len(first) == len(second) and first
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name

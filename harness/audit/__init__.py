@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
+from harness.records import FRAMES
 from harness.stats import holm
 from harness.tables.standings import ALPHA, MACRO, comparison
 
@@ -39,7 +40,7 @@ def subset(records: Records, arms: Collection[str]) -> Records:
     return replace(
         records,
         manifest=manifest,
-        **{name: rows(getattr(records, name)) for name in ("samples", "steps", "timings", "rollouts", "profiles")},
+        **{name: rows(getattr(records, name)) for name in FRAMES},
     )
 
 

@@ -10,7 +10,7 @@ from harness import stats
 from harness.audit import subset
 from harness.benchmarks import load_benchmark
 from harness.benchmarks.slices import slices
-from harness.tables.standings import MACRO, comparison
+from harness.tables.standings import MACRO, comparison, measure, order
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -26,8 +26,6 @@ def by_slice(records: Records, arms: Collection[str]) -> pd.DataFrame:
     Columns: `arm`, `label`, `part`, `n` problems, `value`, and to the baseline on the same problems `delta`, `low`,
     `high` (95 %, over problems and training runs) and `p`; fractions. References are there without a difference.
     """
-    from harness.tables.standings import measure, order
-
     manifest = records.manifest
     cells = measure(subset(records, {*arms, *_references(records)}), "correct")
     of = slices(SLICED, load_benchmark(SLICED).problems)

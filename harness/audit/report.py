@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
-from harness.audit import ARMS, REGIMES, answer_formats, primary, regimes
+from harness.audit import ARMS, REGIMES, answer_formats, primary
 from harness.audit.figures import beside, by_format, by_regime, by_vocabulary
 from harness.audit.parts import by_bench, by_slice
 from harness.audit.qualitative import qualitative
-from harness.formats import amount, bounds, p_value, percent
+from harness.formats import HOLE, amount, bounds, p_value, percent
 from harness.plots.style import save
 from harness.tables import markup
 from harness.tables.markup import Cell, Row, Table
@@ -24,17 +24,19 @@ if TYPE_CHECKING:
 NAME: Final = "audit"
 
 
-def write(kept: Mapping[str, Records], measured: Mapping[str, pd.DataFrame], root: Path) -> list[Path]:
+def write(
+    kept: Mapping[str, Records], frame: pd.DataFrame, measured: Mapping[str, pd.DataFrame], root: Path
+) -> list[Path]:
     """Writes `tables/audit/` and `figures/audit/` under `root`; returns the files.
 
     Args:
         kept: records by regime, of those that there are.
+        frame: `regimes` of them.
         measured: by name, of those that there are: `formats` of `answer_formats.measure`, `noise` of `noise.measure`.
     """
     tables: dict[str, Table] = {}
     written: list[Path] = []
-    if kept:
-        frame = regimes(kept)
+    if len(frame):
         tables |= {"regimes": regime_table(frame), "primary": primary_table(primary(frame))}
         written += save(by_regime(frame), _plain(frame), root / "figures" / NAME / "regimes")
     if "formats" in measured:
@@ -113,7 +115,7 @@ def regime_table(frame: pd.DataFrame) -> Table:
                 one = found[arm]
                 cells.append(Cell(percent(one["delta"], True), bounds(one["low"], one["high"])))
             else:
-                cells.append(Cell("—"))
+                cells.append(Cell(HOLE))
         rows.append(Row(str(regime), tuple(cells)))
     return Table(
         ("regime", "OPD, %", *(f"{label}, Δ" for label in labels)),

@@ -54,10 +54,11 @@ def run(args: argparse.Namespace) -> int:
             f"there are no records of the audit in {RESULTS / 'records'}: run and publish one of its grids first, for "
             "example opd ablate main_table --publish"
         )
-    written = write(kept, measured, args.out or RESULTS)
+    frame = regimes(kept)
+    written = write(kept, frame, measured, args.out or RESULTS)
     console = Console()
-    if kept:
-        console.print(to_rich(primary_table(primary(regimes(kept))), "FiRe-OPD against OPD, in every regime"))
+    if len(frame):
+        console.print(to_rich(primary_table(primary(frame)), "FiRe-OPD against OPD, in every regime"))
     console.print(f"tables and figures: {', '.join(sorted({str(path.parent) for path in written}))}", soft_wrap=True)
     return 0
 
