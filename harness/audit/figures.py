@@ -19,10 +19,10 @@ COLORS: Final = {**FIXED, "opd": BLACK, "random-filter": GREY}
 #: Column of `qualitative`, its title, its factor.
 COLUMNS: Final = (
     ("discarded", "token KL without\na coefficient, %", 100.0),
-    ("spread", "SD of accuracy over\nruns of a student", 100.0),
-    ("norm_cv", "variation of the\ngradient norm", 1.0),
+    ("spread", "SD over a student's\nruns, points", 100.0),
+    ("norm_cv", "gradient norm,\nSD / mean", 1.0),
     ("truncated", "truncated\nrollouts, %", 100.0),
-    ("trained", "tokens trained on,\nthousands", 1e-3),
+    ("trained", "tokens trained,\nthousands", 1e-3),
 )
 
 
@@ -50,7 +50,7 @@ def by_regime(frame: pd.DataFrame) -> Figure:
         axes.grid(False, axis="y")
         for at in range(1, len(names)):
             axes.axhline(at - 0.5, color="#e6e6e6", linewidth=0.5)
-        axes.set_xlabel("difference to sampled-token OPD, points (dots: mean and 95 % interval; ticks: each student)")
+        axes.set_xlabel("difference to OPD, points, with 95 % interval; ticks: each student")
         labels = frame.drop_duplicates("arm").set_index("arm")["label"]
         handles = [
             Line2D([], [], color=COLORS[arm], marker="o", markersize=4.2, label=labels[arm])
