@@ -294,6 +294,8 @@ def test_edits_are_kept_as_what_they_change() -> None:
     )
     # 0.2 is FiRe's own fraction and 0.001 the base's own rate
     assert changes(MINI.base, arm) == ([[ALPHA, "2"]], [["dtype", "bfloat16"]])
+    hot = replace(MINI.base, rollout=replace(MINI.base.rollout, temperature=1.6), importance_cap=5.0)
+    assert changes(hot, arm) == ([[ALPHA, "2"]], [["dtype", "bfloat16"]]), "the cap belongs to the run"
 
 
 # --- what is shipped ------------------------------------------------------------------------------------------
@@ -316,6 +318,8 @@ def test_a_shipped_grid_is_what_its_file_says(name: str) -> None:
     cells = grid.cells()
     assert len({cell.run_id for cell in cells}) == len(cells), "two cells would be the same run"
     assert len({arm.label for _, arm in grid.arms}) == len(grid.arms) and all(arm.label for _, arm in grid.arms)
+    listed = {str((arm.method, changes(grid.base, arm), arm.at)) for _, arm in grid.arms}
+    assert len(listed) == len(grid.arms), "two arms would be listed as the same"
     for _, arm in grid.arms:
         needs_groups = "group" in METHODS[arm.method].reads or arm.method == "kdrl"
         assert not needs_groups or grid.spec(arm, 0).data.samples > 1, f"{arm.method} compares rollouts of one prompt"

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from harness.provenance import provenance
 from harness.records import Records, read_jsonl, save, write_atomic
 from harness.runs.cell import Cell, is_done, sample_rows
 from trainer.config import RunSpec
+from trainer.methods import method
 from trainer.profiles import ENTROPY_EDGES, POSITIONS, WEIGHT_EDGES
 from trainer.settings import describe, edit, paths
 
@@ -117,9 +117,8 @@ def _turn(path: Path) -> Iterator[None]:
 
 def changes(spec: RunSpec, arm: Arm) -> tuple[list[list[str]], list[list[str]]]:
     """The edits of an arm that change something: (of the method, of the run `spec`), each [path, value]."""
-    method = replace(spec, method=arm.method, edits=(), importance_cap=None).objective()
     found: tuple[list[list[str]], list[list[str]]] = ([], [])
-    for settings, base, changed in ((arm.edits, method, found[0]), (arm.run, spec, found[1])):
+    for settings, base, changed in ((arm.edits, method(arm.method), found[0]), (arm.run, spec, found[1])):
         made: Any = base
         for path, text in settings:
             made = edit(made, path, text)
