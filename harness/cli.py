@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   opd power --bench aime24                         what difference 30 problems can show
   opd ablate ablations/quickstart.py --dry-run     what would run, what is there
   opd report quickstart                            tables, figures and page again, from the kept records
+  opd rerun quickstart fire                        one kept run again: does it end as recorded?
 """
 
 

@@ -15,6 +15,7 @@ COMMANDS = (
     "ablate",
     "status",
     "report",
+    "rerun",
     "audit",
     "claims",
     "power",
