@@ -94,7 +94,7 @@ def forest(records: Records, frame: pd.DataFrame | None = None) -> tuple[Figure,
     style = looks(manifest)
     arms = list(dict.fromkeys(rows["arm"]))
     benches = list(dict.fromkeys(rows["bench"]))
-    columns = min(3, len(benches))
+    columns = len(benches) if len(benches) <= 4 else 3  # four stand side by side: two rows of a long list fill a page
     lines = -(-len(benches) // columns)
     with drawing():
         figure = Figure(figsize=(WIDE, lines * (0.55 + 0.24 * len(arms)) + 0.45), layout="constrained")

@@ -21,6 +21,8 @@ GREY = "#6f6f6f"
 
 # Okabe and Ito's palette, told apart by colour-blind readers; its yellow is darkened, being faint on white
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#9A8C00")
+# Tol's muted scheme, for grids of more arms than that; markers and dashes tell them apart, too
+FURTHER = ("#332288", "#882255", "#44AA99", "#AA4499", "#117733", "#CC6677", "#6699CC", "#661100")
 BLACK = "#000000"
 BETTER, WORSE = "#0072B2", "#D55E00"  # up and down, right and wrong: read without colour by place or by sign
 COUNTS = "viridis_r"  # few: pale, next to the white of none
@@ -97,7 +99,7 @@ def looks(manifest: Mapping[str, Any]) -> dict[str, Look]:
     trained = [arm for arm in manifest.get("order") or manifest["arms"] if not manifest["arms"][arm].get("reference")]
     trained.sort(key=lambda arm: arm != manifest["baseline"])
     color = {arm: BLACK if arm == manifest["baseline"] else FIXED.get(arm, "") for arm in trained}
-    free = [c for c in PALETTE if c not in color.values()] or list(PALETTE)
+    free = [c for c in (*PALETTE, *FURTHER) if c not in color.values()]
     for index, arm in enumerate([arm for arm in trained if not color[arm]]):
         color[arm] = free[index % len(free)]
     return {
