@@ -13,17 +13,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.audit import ARMS, REGIMES, answer_formats, finding, primary, regimes, subset
+from harness.audit import ARMS, GRIDS, REGIMES, answer_formats, finding, primary, regime, subset
 from harness.audit.answer_formats import FORMATS
 from harness.audit.noise import merged, noise_scale
 from harness.audit.parts import by_bench
 from harness.audit.qualitative import qualitative, spread
-from harness.audit.report import write
+from harness.audit.report import all_regimes, write
+from harness.audit.study import MATCHED, matched, study
 from harness.benchmarks import BenchProblem, LoadedBenchmark
 from harness.benchmarks.registry import BENCHMARKS
 from harness.records import Records
 from harness.stats import holm
 from harness.tables.standings import MACRO, comparison
+from tests.conftest import ROOT
 from tests.records_fixture import fake_records
 
 
@@ -47,12 +49,26 @@ def test_a_subset_compares_as_the_whole_grid_does() -> None:
         assert part[name].fillna(9).equals(whole.loc[part.index, name].fillna(9))
 
 
+def named(records: Records, grid: str) -> Records:
+    return replace(records, manifest=records.manifest | {"grid": grid})
+
+
+def regimes(**kept: Records) -> pd.DataFrame:
+    return all_regimes({REGIMES[name]: study(named(records, REGIMES[name])) for name, records in kept.items()})
+
+
+def test_every_grid_is_declared() -> None:
+    declared = {path.stem for path in (ROOT / "ablations").glob("[a-z]*.py")}
+    assert set(GRIDS) == declared - {"quickstart"} - {name for name in declared if name.startswith("paper_")}
+    assert set(MATCHED) <= set(GRIDS)
+
+
 def test_regimes_are_the_averages_of_their_grids() -> None:
     records = audited()
-    frame = regimes({"clean": records, "hot": audited(key=1)})
-    assert list(dict.fromkeys(frame["regime"])) == ["clean", "hot"]
+    frame = regimes(hot=audited(key=1), clean=records)
+    assert list(dict.fromkeys(frame["regime"])) == ["clean", "hot"], "in the protocol's order"
     row = frame[(frame["regime"] == "clean") & (frame["arm"] == "fire")].iloc[0]
-    of = comparison(records)
+    of = comparison(named(records, "main_table"))
     of = of[(of["bench"] == MACRO) & (of["arm"] == "fire")].iloc[0]
     assert (row["delta"], row["low"], row["p"]) == (of["delta"], of["delta_both_low"], of["p"])
     assert row["runs"] == 4 and row["n"] == 48 + 40
@@ -63,8 +79,8 @@ def test_regimes_are_the_averages_of_their_grids() -> None:
 
 
 def test_the_primary_family_is_one_method_in_all_regimes() -> None:
-    frame = regimes({name: audited(key=index) for index, name in enumerate(REGIMES)})
-    found = primary(frame)
+    rows = [regime(name, records := audited(key=key), comparison(records)) for key, name in enumerate(REGIMES)]
+    found = primary(pd.concat(rows))
     assert list(found["regime"]) == list(REGIMES) and set(found["arm"]) == {"fire"}
     assert found["p_holm"].tolist() == holm(found["p"].tolist())
     assert [finding(row) for row in found.to_dict("records")] == found["finding"].tolist()
@@ -85,10 +101,52 @@ def test_a_finding_needs_both(p: float, low: float, high: float, says: str) -> N
 
 
 def test_students_that_disagree_are_counted() -> None:
-    frame = regimes({"clean": audited()})
+    frame = regimes(clean=audited())
     frame["by_student"] = [(0.1, -0.1) if row.delta > 0 else (-0.1, -0.2) for row in frame.itertuples()]
     (row,) = primary(frame).to_dict("records")
     assert row["reversed"] == (1 if row["delta"] > 0 else 0)
+
+
+# --- level by level ---------------------------------------------------------------------------------------------------
+
+
+def on_levels() -> Records:
+    """OPD, FiRe and the random filter at two rates: three of the made-up arms are the other rate's."""
+    records = named(audited(), "learning_rate")
+    methods = {"tip": "opd", "full-rkl": "fire", "fire-filter-only": "random-filter"}
+    arms = {
+        arm: spec | {"method": methods.get(arm, arm), "at": {"optim.lr": 0.002 if arm in methods else 0.001}}
+        for arm, spec in records.manifest["arms"].items()
+        if not spec["reference"]
+    }
+    return replace(records, manifest=records.manifest | {"arms": records.manifest["arms"] | arms})
+
+
+def test_arms_are_matched_with_the_method_at_their_own_level() -> None:
+    records = on_levels()
+    frame = matched(records, "optim.lr", "opd")
+    assert list(zip(frame["level"], frame["arm"], strict=True)) == [
+        (0.001, "fire"), (0.001, "random-filter"), (0.002, "full-rkl"), (0.002, "fire-filter-only"),
+    ]  # fmt: skip
+    assert frame["p_holm"].tolist() == holm(frame["p"].tolist())
+    of = comparison(records)
+    value = of[of["bench"] == MACRO].set_index("arm")["value"]
+    for row in frame.to_dict("records"):
+        base = "opd" if row["level"] == 0.001 else "tip"
+        assert row["baseline_value"] == value[base]
+        assert row["delta"] == pytest.approx(value[row["arm"]] - value[base])
+        assert row["low"] < row["delta"] < row["high"] and row["runs"] == 4
+    by_hand = comparison(replace(records, manifest=records.manifest | {"baseline": "tip"}))
+    by_hand = by_hand[(by_hand["bench"] == MACRO) & (by_hand["arm"] == "full-rkl")].iloc[0]
+    assert frame.iloc[2]["p"] == by_hand["p"]
+
+
+def test_a_level_without_the_method_is_left_out() -> None:
+    records = on_levels()
+    arms = records.manifest["arms"]
+    arms["tip"]["at"]["optim.lr"] = 0.01
+    assert set(matched(records, "optim.lr", "opd")["level"]) == {0.001}
+    assert matched(records, "keep.fraction", "opd").empty
 
 
 # --- qualitative ----------------------------------------------------------------------------------------------------
@@ -106,7 +164,7 @@ def test_the_spread_is_that_of_one_students_runs() -> None:
 
 def test_every_trained_arm_has_its_quantities() -> None:
     records = audited()
-    frame = qualitative(records).set_index("arm")
+    frame = qualitative(records, comparison(records)).set_index("arm")
     assert "start" not in frame.index and len(frame) == 6
     steps = records.steps[records.steps["arm"].astype(str) == "fire"]
     late = steps[steps["step"] > 30]
@@ -210,7 +268,9 @@ def test_merged_classes_have_the_probabilities_of_their_ids(vocab: int, classes:
 
 
 def test_tables_and_figures_are_written_twice_alike(tmp_path: Any) -> None:
-    kept = {"clean": audited(), "domains": audited(key=2)}
+    grids = ("main_table", "multi_teacher", "scope", "controls")
+    studies = {grid: study(named(audited(key=key), grid)) for key, grid in enumerate(grids)}
+    studies["learning_rate"] = study(on_levels())
     noise = pd.DataFrame(
         [
             {"student": s, "method": m, "classes": c, "rollouts": 256, "noise": 9.0, "low": 8.0, "high": 10.0}
@@ -220,20 +280,22 @@ def test_tables_and_figures_are_written_twice_alike(tmp_path: Any) -> None:
         ]
     )
     measured = {"formats": answer_formats.measure(golds("4.5e33", "3")), "noise": noise}
-    first, second = (write(kept, regimes(kept), measured, tmp_path / name) for name in ("a", "b"))
+    first, second = (write(studies, measured, tmp_path / name) for name in ("a", "b"))
     assert len(first) == len(second) and first
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
     tables = {path.stem: path.read_text() for path in first if path.suffix == ".md"}
-    assert set(tables) == {"regimes", "primary", "qualitative", "domains", "formats", "noise"}
+    assert set(tables) == {
+        *studies, "regimes", "primary", "qualitative", "multi_teacher-parts", "learning_rate-matched", "formats", "noise",
+    }  # fmt: skip
     assert "No records of: beyond, hot, hot, uncorrected, flawed" in tables["primary"]
     assert tables["formats"].count("\n|") == 1 + len(FORMATS)
     names = {path.stem for path in first if path.suffix == ".png"}
-    assert names == {"regimes", "qualitative", "formats", "noise"}
+    assert names == {"regimes", "qualitative", "scope", "formats", "noise"}
 
 
 def test_domains_show_every_benchmark() -> None:
-    frame = by_bench(audited(), ["fire"])
+    frame = by_bench(comparison(audited()))
     assert frame.columns.is_unique
     fire = frame[(frame["label"] == "FiRe") & (frame["part"] == "toy math")].iloc[0]
     of = comparison(audited())

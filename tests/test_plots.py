@@ -240,11 +240,10 @@ def test_an_arm_looks_the_same_in_every_report() -> None:
     assert len({(look.marker, look.dash) for look in many.values()}) == len(many)
 
 
-def test_more_arms_than_colours_are_still_told_apart() -> None:
-    arms = {f"arm{i}": {"reference": False} for i in range(33)} | {
-        "opd": {"reference": False},
-        "t": {"reference": True},
-    }
+@pytest.mark.parametrize("known", range(len(style.FIXED) + 1))
+def test_more_arms_than_colours_are_still_told_apart(known: int) -> None:
+    names = [*list(style.FIXED)[:known], *(f"arm{i}" for i in range(33 - known)), "opd"]
+    arms = {name: {"reference": False} for name in names} | {"t": {"reference": True}}
     looks = style.looks({"baseline": "opd", "arms": arms, "order": list(arms)})
     assert "t" not in looks
     assert len({(look.color, look.marker, str(look.dash)) for look in looks.values()}) == 34

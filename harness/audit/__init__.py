@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness.records import FRAMES
 from harness.stats import holm
-from harness.tables.standings import ALPHA, MACRO, comparison
+from harness.tables.standings import ALPHA, MACRO
 
 if TYPE_CHECKING:
     from harness.records import Records
@@ -26,6 +26,17 @@ REGIMES: Final = {
     "flawed": "regime_flawed",
     "domains": "multi_teacher",
 }
+#: All grids of the audit, those of the primary family first.
+GRIDS: Final = (
+    *REGIMES.values(),
+    "granularity",
+    "scope",
+    "controls",
+    "filter_fraction",
+    "weight_form",
+    "learning_rate",
+    "batch_size",
+)
 ARMS: Final = ("full-rkl", METHOD, "random-filter")  # beside the baseline in every regime
 
 
@@ -44,8 +55,8 @@ def subset(records: Records, arms: Collection[str]) -> Records:
     )
 
 
-def regimes(kept: Mapping[str, Records]) -> pd.DataFrame:
-    """The arms of `ARMS` against the baseline in every regime that there are records of, a row each.
+def regime(name: str, records: Records, frame: pd.DataFrame) -> pd.DataFrame:
+    """The arms of `ARMS` against the baseline in one regime, a row each, by the average over benchmarks.
 
     Columns: `regime`, `grid`, `arm`, `label`, `n` problems, `runs` (training runs of either side), `baseline_value`,
     `value`, `delta`, `low`, `high` (95 %, over problems and training runs together), `p` (paired sign-flip over
@@ -53,39 +64,36 @@ def regimes(kept: Mapping[str, Records]) -> pd.DataFrame:
     fractions. An arm without a complete run is left out.
 
     Args:
-        kept: records by regime, a key of `REGIMES`.
+        name: a key of `REGIMES`.
+        frame: `comparison(records)`.
     """
+    found = {row["arm"]: row for row in frame[frame["bench"] == MACRO].to_dict("records")}
+    students = len(records.manifest.get("students", [""]))
     rows = []
-    for regime, grid in REGIMES.items():
-        if regime not in kept:
+    for arm in ARMS:
+        if arm not in found or not found[arm]["seeds"]:
             continue
-        frame = comparison(subset(kept[regime], ARMS))
-        found = {row["arm"]: row for row in frame[frame["bench"] == MACRO].to_dict("records")}
-        students = len(kept[regime].manifest.get("students", [""]))
-        for arm in ARMS:
-            if arm not in found or not found[arm]["seeds"]:
-                continue
-            row = found[arm]
-            each = () if row["missing"] else row["delta_per_seed"]  # with a hole nobody knows whose run is whose
-            size = len(each) // students
-            rows.append(
-                {
-                    "regime": regime,
-                    "grid": grid,
-                    "arm": arm,
-                    "label": row["label"],
-                    "n": int(row["n"]),
-                    "runs": int(row["seeds"]),
-                    "baseline_value": found[BASELINE]["value"],
-                    "value": row["value"],
-                    "delta": row["delta"],
-                    "low": row["delta_both_low"],
-                    "high": row["delta_both_high"],
-                    "p": row["p"],
-                    "missing": row["missing"],
-                    "by_student": tuple(sum(each[i * size : (i + 1) * size]) / size for i in range(students) if size),
-                }
-            )
+        row = found[arm]
+        each = () if row["missing"] else row["delta_per_seed"]  # with a hole nobody knows whose run is whose
+        size = len(each) // students
+        rows.append(
+            {
+                "regime": name,
+                "grid": records.manifest["grid"],
+                "arm": arm,
+                "label": row["label"],
+                "n": int(row["n"]),
+                "runs": int(row["seeds"]),
+                "baseline_value": found[BASELINE]["value"],
+                "value": row["value"],
+                "delta": row["delta"],
+                "low": row["delta_both_low"],
+                "high": row["delta_both_high"],
+                "p": row["p"],
+                "missing": row["missing"],
+                "by_student": tuple(sum(each[i * size : (i + 1) * size]) / size for i in range(students) if size),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -96,7 +104,7 @@ def primary(frame: pd.DataFrame) -> pd.DataFrame:
     excludes zero, else `not resolved`. `reversed` counts the students whose difference has the other sign.
 
     Args:
-        frame: of `regimes`.
+        frame: of `regime`, of all regimes.
     """
     found = frame[frame["arm"] == METHOD].reset_index(drop=True)
     found["p_holm"] = holm(found["p"].tolist())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -24,13 +25,19 @@ COLUMNS: Final = (
     ("truncated", "truncated\nrollouts, %", 100.0),
     ("trained", "tokens trained,\nthousands", 1e-3),
 )
+#: What statistics over other blocks of rollouts change.
+SCOPE_COLUMNS: Final = (
+    ("kept", "rollouts kept,\n%", 100.0),
+    ("discarded", "token KL without\na coefficient, %", 100.0),
+    ("trained", "tokens trained,\nthousands", 1e-3),
+)
 
 
 def by_regime(frame: pd.DataFrame) -> Figure:
     """Difference to OPD in every regime, with 95 % intervals over problems and training runs.
 
     Args:
-        frame: of `harness.audit.regimes`.
+        frame: of `harness.audit.regime`, of all regimes.
     """
     names = list(dict.fromkeys(frame["regime"]))
     with drawing():
@@ -61,26 +68,29 @@ def by_regime(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def beside(frame: pd.DataFrame) -> Figure:
-    """Every arm in a row, the best above: its difference to the baseline, and what it did.
+def beside(frame: pd.DataFrame, columns: Sequence[tuple[str, str, float]] = COLUMNS, best_first: bool = True) -> Figure:
+    """Every arm in a row, the best above or in order: its difference to the baseline, and what it did.
 
     Args:
         frame: of `harness.audit.qualitative.qualitative`.
+        columns: (column of the frame, title, factor) of the panels beside the difference.
     """
-    ordered = frame.assign(delta=frame["delta"].fillna(0.0))  # the baseline's to itself
-    ordered = ordered.sort_values(["delta", "arm"]).reset_index(drop=True)
+    drawn = frame.assign(delta=frame["delta"].fillna(0.0))  # the baseline's to itself
+    drawn = drawn.sort_values(["delta", "arm"]) if best_first else drawn[::-1]
+    drawn = drawn.reset_index(drop=True)
     with drawing():
-        figure = Figure(figsize=(WIDE * 1.25, 0.8 + 0.165 * len(ordered)), layout="constrained")
-        panels = figure.subplots(1, 1 + len(COLUMNS), sharey=True, width_ratios=[1.7] + [1] * len(COLUMNS))
-        rows = np.arange(len(ordered))
-        colors = [COLORS.get(arm, "#0072B2") for arm in ordered["arm"]]
-        _dots(panels[0], ordered, rows, colors, "delta", 100.0)
+        wide = 0.55 + 0.14 * len(columns)
+        figure = Figure(figsize=(WIDE * wide, 0.8 + 0.165 * len(drawn)), layout="constrained")
+        panels = figure.subplots(1, 1 + len(columns), sharey=True, width_ratios=[1.7] + [1] * len(columns))
+        rows = np.arange(len(drawn))
+        colors = [COLORS.get(arm, "#0072B2") for arm in drawn["arm"]]
+        _dots(panels[0], drawn, rows, colors, "delta", 100.0)
         panels[0].axvline(0, color="#444444", linewidth=0.8, zorder=1)
         panels[0].set_title("difference to OPD,\npoints", loc="left")
-        panels[0].set_yticks(rows, [label if len(label) < 34 else f"{label[:33]}…" for label in ordered["label"]])
+        panels[0].set_yticks(rows, [label if len(label) < 34 else f"{label[:33]}…" for label in drawn["label"]])
         panels[0].set_ylim(-0.7, len(rows) - 0.3)
-        for axes, (name, title, factor) in zip(panels[1:], COLUMNS, strict=True):
-            _dots(axes, ordered, rows, colors, name, factor)
+        for axes, (name, title, factor) in zip(panels[1:], columns, strict=True):
+            _dots(axes, drawn, rows, colors, name, factor)
             axes.set_title(title, loc="left")
             axes.set_xlim(left=min(0.0, axes.get_xlim()[0]) if name != "trained" else None)
     return figure

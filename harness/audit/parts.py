@@ -10,7 +10,7 @@ from harness import stats
 from harness.audit import subset
 from harness.benchmarks import load_benchmark
 from harness.benchmarks.slices import slices
-from harness.tables.standings import MACRO, comparison, measure, order
+from harness.tables.standings import MACRO, measure, order
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -46,9 +46,12 @@ def by_slice(records: Records, arms: Collection[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def by_bench(records: Records, arms: Collection[str]) -> pd.DataFrame:
-    """Every benchmark by itself, with the columns of `by_slice`; `part` is the benchmark's label."""
-    frame = comparison(subset(records, {*arms, *_references(records)}))
+def by_bench(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every benchmark by itself, with the columns of `by_slice`; `part` is the benchmark's label.
+
+    Args:
+        frame: of `comparison`.
+    """
     frame = frame[frame["bench"] != MACRO]
     found = frame[["arm", "label", "bench_label", "n", "value", "delta", "delta_both_low", "delta_both_high", "p"]]
     return found.rename(columns={"bench_label": "part", "delta_both_low": "low", "delta_both_high": "high"})

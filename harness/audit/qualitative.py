@@ -15,24 +15,28 @@ import pandas as pd
 from scipy.stats import chi2
 
 from harness.stats.spread import half_width
-from harness.tables.standings import MACRO, comparison
+from harness.tables.standings import MACRO
 
 if TYPE_CHECKING:
     from harness.records import Records
 
 
-def qualitative(records: Records) -> pd.DataFrame:
+def qualitative(records: Records, frame: pd.DataFrame) -> pd.DataFrame:
     """A row for every trained arm.
 
-    Columns: `arm`, `label`, `inert`; `value`, `delta` to the baseline with `low`, `high` (95 %, over problems and runs)
-    and `p_holm`, of the average over benchmarks, fractions; `spread` of the final accuracy, the SD over the runs of one
-    student, pooled over students, with its 95 % interval `spread_low`, `spread_high` (normal runs); and, each with a
-    half-width over runs in a column of the same name and `_half`, `discarded` (share of the token KL that is not
-    trained on, mean over steps), `norm_cv` (SD over mean of the gradient norm in the second half of training),
-    `truncated` (share of rollouts, second half), `length` (mean response of the last tenth of the steps over that of
-    the first), `generated` and `trained` (tokens of a run).
+    Columns: `arm`, `label`, `inert`, `n` problems, `runs`; `value`, `delta` to the baseline with `low`, `high` (95 %,
+    over problems and runs) and `p_holm`, of the average over benchmarks, fractions; `spread` of the final accuracy, the
+    SD over the runs of one student, pooled over students, with its 95 % interval `spread_low`, `spread_high` (normal
+    runs); and, each with a half-width over runs in a column of the same name and `_half`:
+
+    `kept` (share of rollouts, mean over steps), `discarded` (share of the token KL that is not trained on, mean over
+    steps), `norm_cv` (SD over mean of the gradient norm in the second half of training), `truncated` (share of
+    rollouts, second half), `length` (mean response of the last tenth of the steps over that of the first), `generated`
+    and `trained` (tokens of a run).
+
+    Args:
+        frame: `comparison(records)`.
     """
-    frame = comparison(records)
     frame = frame[(frame["bench"] == MACRO) & ~frame["reference"]]
     students = len(records.manifest.get("students", [""]))
     steps = records.steps.assign(arm=records.steps["arm"].astype(str))
@@ -41,7 +45,8 @@ def qualitative(records: Records) -> pd.DataFrame:
         by_run = _by_run(steps[steps["arm"] == row["arm"]])
         final = np.array(() if row["missing"] else row["per_seed"], dtype=float)
         found = {name: row[name] for name in ("arm", "label", "inert", "value", "delta", "p_holm", "baseline")}
-        found |= {"low": row["delta_both_low"], "high": row["delta_both_high"], "runs": int(row["seeds"])}
+        found |= {"low": row["delta_both_low"], "high": row["delta_both_high"]}
+        found |= {"runs": int(row["seeds"]), "n": row["n"]}
         found |= dict(zip(("spread", "spread_low", "spread_high"), spread(final, students), strict=True))
         for name in map(str, by_run.columns):
             values = by_run[name].to_numpy(dtype=float)
@@ -61,6 +66,7 @@ def _by_run(steps: pd.DataFrame) -> pd.DataFrame:
         tenth = max(1, len(run) // 10)
         rows.append(
             {
+                "kept": run["kept"].mean(),
                 "discarded": run["discarded_kl"].mean(),
                 "norm_cv": late["grad_norm"].std(ddof=0) / late["grad_norm"].mean(),
                 "truncated": late["truncated"].mean(),

@@ -5,57 +5,58 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from harness.audit import ARMS, REGIMES, answer_formats, primary
-from harness.audit.figures import beside, by_format, by_regime, by_vocabulary
-from harness.audit.parts import by_bench, by_slice
-from harness.audit.qualitative import qualitative
+from harness.audit import REGIMES, answer_formats, finding, primary
+from harness.audit.figures import SCOPE_COLUMNS, beside, by_format, by_regime, by_vocabulary
 from harness.formats import HOLE, amount, bounds, p_value, percent
 from harness.plots.style import save
 from harness.tables import markup
 from harness.tables.markup import Cell, Row, Table
 
-if TYPE_CHECKING:
-    from harness.records import Records
-
 NAME: Final = "audit"
 
 
 def write(
-    kept: Mapping[str, Records], frame: pd.DataFrame, measured: Mapping[str, pd.DataFrame], root: Path
+    studies: Mapping[str, Mapping[str, pd.DataFrame]], measured: Mapping[str, pd.DataFrame], root: Path
 ) -> list[Path]:
     """Writes `tables/audit/` and `figures/audit/` under `root`; returns the files.
 
     Args:
-        kept: records by regime, of those that there are.
-        frame: `regimes` of them.
+        studies: `study` of every grid that there are records of.
         measured: by name, of those that there are: `formats` of `answer_formats.measure`, `noise` of `noise.measure`.
     """
     tables: dict[str, Table] = {}
-    written: list[Path] = []
-    if len(frame):
+    figures: dict[str, tuple[Figure, pd.DataFrame]] = {}
+    for grid, found in studies.items():
+        tables[grid] = arms_table(found["arms"])
+        if "matched" in found:
+            tables[f"{grid}-matched"] = matched_table(found["matched"])
+        if "parts" in found:
+            tables[f"{grid}-parts"] = parts_table(found["parts"], PARTS[grid])
+    if len(frame := all_regimes(studies)):
         tables |= {"regimes": regime_table(frame), "primary": primary_table(primary(frame))}
-        written += save(by_regime(frame), _plain(frame), root / "figures" / NAME / "regimes")
+        figures["regimes"] = by_regime(frame), frame
+    if "main_table" in studies:
+        arms = studies["main_table"]["arms"]
+        tables["qualitative"] = qualitative_table(arms)
+        figures["qualitative"] = beside(arms), arms
+    if "scope" in studies:
+        arms = studies["scope"]["arms"]
+        figures["scope"] = beside(arms, SCOPE_COLUMNS, best_first=False), arms
     if "formats" in measured:
         scored = answer_formats.scores(measured["formats"])
         tables["formats"] = format_table(scored)
-        written += save(by_format(scored), scored, root / "figures" / NAME / "formats")
+        figures["formats"] = by_format(scored), scored
     if "noise" in measured:
         tables["noise"] = noise_table(measured["noise"])
-        written += save(by_vocabulary(measured["noise"]), measured["noise"], root / "figures" / NAME / "noise")
-    if "clean" in kept:
-        found = qualitative(kept["clean"])
-        tables["qualitative"] = qualitative_table(found)
-        written += save(beside(found), _plain(found), root / "figures" / NAME / "qualitative")
-    if "flawed" in kept:
-        tables["flawed"] = parts_table(by_slice(kept["flawed"], ARMS), FLAWED)
-    if "domains" in kept:
-        domains = kept["domains"]
-        arms = [arm for arm, spec in domains.manifest["arms"].items() if not spec.get("reference")]
-        tables["domains"] = parts_table(by_bench(domains, arms), DOMAINS)
+        figures["noise"] = by_vocabulary(measured["noise"]), measured["noise"]
+    written: list[Path] = []
+    for name, (figure, numbers) in figures.items():
+        written += save(figure, _plain(numbers), root / "figures" / NAME / name)
     folder = root / "tables" / NAME
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
@@ -65,15 +66,75 @@ def write(
     return written
 
 
-FLAWED: Final = (
-    "Held-out problems with and without a product with 3 or 7, which the flawed teacher was taught to get wrong. "
-    "Second line: difference to OPD on the same problems, 95 % interval over problems and training runs; p is not "
-    "adjusted."
-)
-DOMAINS: Final = (
-    "Two specialists, prompts routed by domain. Second line: difference to OPD on the same problems, 95 % interval "
-    "over problems and training runs."
-)
+def all_regimes(studies: Mapping[str, Mapping[str, pd.DataFrame]]) -> pd.DataFrame:
+    """The rows of all regimes that there are studies of, in the protocol's order."""
+    found = [studies[grid]["regime"] for grid in REGIMES.values() if grid in studies]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+#: Captions of the parts of a grid.
+PARTS: Final = {
+    REGIMES["flawed"]: "Held-out problems with and without a product with 3 or 7, which the flawed teacher was taught "
+    "to get wrong. Second line: difference to OPD on the same problems, 95 % interval over problems and training runs.",
+    REGIMES["domains"]: "Two specialists, prompts routed by domain. Second line: difference to OPD on the same "
+    "problems, 95 % interval over problems and training runs.",
+}
+
+
+def arms_table(frame: pd.DataFrame) -> Table:
+    """Every arm of a grid against its baseline, with what the protocol lets it say."""
+    rows = []
+    for row in frame.to_dict("records"):
+        known = math.isfinite(row["delta"])
+        said = "inert" if row["inert"] else finding(row)
+        cells = (
+            Cell(percent(row["value"])),
+            Cell(percent(row["delta"], True) if known else "", bold=known and said in ("better", "worse")),
+            Cell(bounds(row["low"], row["high"]) if known else ""),
+            Cell(p_value(row["p_holm"]) if known else ""),
+            Cell(said if known else "baseline"),
+            Cell(percent(row["kept"])),
+            Cell(percent(row["discarded"])),
+            Cell(amount(row["trained"] / 1000)),
+        )
+        rows.append(Row(row["label"], cells))
+    tested = int(frame["p_holm"].notna().sum())
+    return Table(
+        ("", "accuracy", "Δ", "95 % interval", "Holm p", "finding", "kept, %", "KL discarded, %", "trained, k"),
+        tuple(rows),
+        f"Accuracy: average over the benchmarks, percent; Δ in points to the baseline on the same {_span(frame['n'])} "
+        f"problems, {_span(frame['runs'])} training runs of either side; interval over problems and runs; paired "
+        f"sign-flip test, Holm over {tested} arms. Kept: share of rollouts. KL discarded: share of the batch's token "
+        "KL on tokens without a coefficient. Trained: thousand tokens with a coefficient, a run.",
+    )
+
+
+def matched_table(frame: pd.DataFrame) -> Table:
+    """Arms against another arm at the same level of an axis."""
+    rows = []
+    for row in frame.to_dict("records"):
+        cells = (
+            Cell(row["baseline_label"]),
+            Cell(percent(row["baseline_value"])),
+            Cell(percent(row["value"])),
+            Cell(percent(row["delta"], True), bold=finding(row) != "not resolved"),
+            Cell(bounds(row["low"], row["high"])),
+            Cell(p_value(row["p_holm"])),
+            Cell(finding(row)),
+        )
+        rows.append(Row(row["label"], cells))
+    return Table(
+        ("", "against", "its accuracy", "accuracy", "Δ", "95 % interval", "Holm p", "finding"),
+        tuple(rows),
+        f"Averages over the benchmarks, percent; Δ in points on the same {_span(frame['n'])} problems, "
+        f"{_span(frame['runs'])} training runs of either side; interval over problems and runs; paired sign-flip test, "
+        f"Holm over {len(frame)} comparisons.",
+    )
+
+
+def _span(values: pd.Series[int]) -> str:
+    """The different whole numbers of a column, for a sentence."""
+    return " or ".join(f"{n:,}" for n in sorted({int(value) for value in values.dropna()}))
 
 
 def primary_table(frame: pd.DataFrame) -> Table:
@@ -91,14 +152,12 @@ def primary_table(frame: pd.DataFrame) -> Table:
             Cell(row["finding"] + (f", {row['reversed']} student reversed" if row["reversed"] else "")),
         )
         rows.append(Row(row["regime"], cells))
-    runs = " and ".join(str(n) for n in sorted(set(frame["runs"])))
-    problems = " and ".join(str(n) for n in sorted(set(frame["n"])))
     return Table(
         ("regime", "OPD", "FiRe-OPD", "Δ", "95 % interval", "Holm p", "by student", "finding"),
         tuple(rows),
-        f"Average accuracy over the benchmarks, percent; Δ in points, on the same {problems} problems, {runs} "
-        "training runs of either side; interval over problems and runs; paired sign-flip test, Holm over "
-        f"{len(frame)} regimes. A finding needs p < 0.05 and an interval without 0.",
+        f"Average accuracy over the benchmarks, percent; Δ in points, on the same {_span(frame['n'])} problems, "
+        f"{_span(frame['runs'])} training runs of either side; interval over problems and runs; paired sign-flip "
+        f"test, Holm over {len(frame)} regimes. A finding needs p < 0.05 and an interval without 0.",
         _holes(frame),
     )
 

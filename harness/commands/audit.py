@@ -35,9 +35,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import pandas as pd
     from rich.console import Console
+    from rich.progress import track
 
-    from harness.audit import REGIMES, primary, regimes
-    from harness.audit.report import primary_table, write
+    from harness.audit import GRIDS, primary
+    from harness.audit.report import all_regimes, primary_table, write
+    from harness.audit.study import study
     from harness.records import RESULTS, load, write_atomic
     from harness.tables.markup import to_rich
 
@@ -46,16 +48,16 @@ def run(args: argparse.Namespace) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         text = _measure(name, args.data_dir).to_csv(index=False, lineterminator="\n", float_format="%.6g")
         write_atomic(folder / f"{name}.csv", text)
-    there = {regime: grid for regime, grid in REGIMES.items() if (RESULTS / "records" / grid).is_dir()}
-    kept = {regime: load(grid) for regime, grid in there.items()}
     measured = {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
-    if not kept and not measured:
+    there = [grid for grid in GRIDS if (RESULTS / "records" / grid).is_dir()]
+    if not there and not measured:
         raise UserError(
             f"there are no records of the audit in {RESULTS / 'records'}: run and publish one of its grids first, for "
             "example opd ablate main_table --publish"
         )
-    frame = regimes(kept)
-    written = write(kept, frame, measured, args.out or RESULTS)
+    studies = {grid: study(load(grid)) for grid in track(there, "grids", transient=True)}
+    written = write(studies, measured, args.out or RESULTS)
+    frame = all_regimes(studies)
     console = Console()
     if len(frame):
         console.print(to_rich(primary_table(primary(frame)), "FiRe-OPD against OPD, in every regime"))

@@ -102,10 +102,14 @@ def looks(manifest: Mapping[str, Any]) -> dict[str, Look]:
     free = [c for c in (*PALETTE, *FURTHER) if c not in color.values()]
     for index, arm in enumerate([arm for arm in trained if not color[arm]]):
         color[arm] = free[index % len(free)]
-    return {
-        arm: Look(color[arm], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)])
-        for index, arm in enumerate(trained)
-    }
+    found: dict[str, Look] = {}
+    turns: dict[str, list[int]] = {}  # of a colour: the places of the arms that have it
+    for index, arm in enumerate(trained):
+        turn = turns.setdefault(color[arm], [])
+        at = turn[0] + len(turn) if turn else index
+        turn.append(index)
+        found[arm] = Look(color[arm], MARKERS[at % len(MARKERS)], DASHES[at % len(DASHES)])
+    return found
 
 
 def wrapped(label: str, width: int) -> str:

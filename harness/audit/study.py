@@ -1,0 +1,83 @@
+"""What the audit takes from one grid's records, so that no two grids need be in memory together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import pandas as pd
+
+from harness.audit import ARMS, REGIMES, regime, subset
+from harness.audit.parts import by_bench, by_slice
+from harness.audit.qualitative import qualitative
+from harness.stats import holm
+from harness.tables.standings import MACRO, comparison
+
+if TYPE_CHECKING:
+    from harness.records import Records
+
+#: Grid → axis on which its methods are compared level by level, and the method they are compared with.
+MATCHED: Final = {
+    "learning_rate": ("optim.lr", "opd"),
+    "batch_size": ("data.prompts", "opd"),
+    "filter_fraction": ("keep.fraction", "random-filter"),
+}
+
+
+def study(records: Records) -> dict[str, pd.DataFrame]:
+    """The frames of a grid by name, of those that it has a part in.
+
+    `arms`: of `qualitative`; `regime`: of `regime`; `parts`: of `by_slice` or `by_bench`; `matched`: of `matched`.
+    """
+    name, frame = records.manifest["grid"], comparison(records)
+    found = {"arms": qualitative(records, frame)}
+    for title, grid in REGIMES.items():
+        if grid == name:
+            found["regime"] = regime(title, records, frame)
+    if name == REGIMES["flawed"]:
+        found["parts"] = by_slice(records, ARMS)
+    if name == REGIMES["domains"]:
+        found["parts"] = by_bench(frame)
+    if name in MATCHED:
+        found["matched"] = matched(records, *MATCHED[name])
+    return found
+
+
+def matched(records: Records, axis: str, method: str) -> pd.DataFrame:
+    """Every arm that stands on an axis against the arm of `method` at the same level.
+
+    Columns: `level`, `arm`, `method`, `label`, `n`, `runs`, `baseline_label`, `baseline_value`, `value`, `delta`,
+    `low`, `high` (95 %, over problems and training runs), `p`, `p_holm` over all rows; averages over the benchmarks,
+    fractions. A level where `method` has no arm is left out.
+    """
+    arms = {arm: spec for arm, spec in records.manifest["arms"].items() if axis in (spec.get("at") or {})}
+    rows = []
+    for level in sorted({spec["at"][axis] for spec in arms.values()}):
+        here = [arm for arm, spec in arms.items() if spec["at"][axis] == level]
+        base = next((arm for arm in here if arms[arm]["method"] == method), None)
+        if base is None:
+            continue
+        against = replace(records, manifest=records.manifest | {"baseline": base})
+        frame = comparison(subset(against, here))
+        found = {row["arm"]: row for row in frame[frame["bench"] == MACRO].to_dict("records")}
+        rows += [
+            {
+                "level": level,
+                "arm": arm,
+                "method": arms[arm]["method"],
+                "label": row["label"],
+                "n": int(row["n"]),
+                "runs": int(row["seeds"]),
+                "baseline_label": found[base]["label"],
+                "baseline_value": found[base]["value"],
+                "value": row["value"],
+                "delta": row["delta"],
+                "low": row["delta_both_low"],
+                "high": row["delta_both_high"],
+                "p": row["p"],
+            }
+            for arm, row in found.items()
+            if arm != base and row["seeds"]
+        ]
+    made = pd.DataFrame(rows)
+    return made.assign(p_holm=holm(made["p"].tolist())) if rows else made
