@@ -3,6 +3,13 @@
 A module imports what is light at its top and what is heavy inside `run`, so that `opd --help` is quick.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
 #: Modules in the order of `opd --help`; the command's name has `-` for `_`.
 COMMANDS = (
     "quickstart",
@@ -26,3 +33,11 @@ COMMANDS = (
     "check",
     "toy",
 )
+
+
+def console(width: int = 160) -> Console:
+    """The terminal. A file or a pipe has no width: its tables take what they need, up to `width` characters."""
+    from rich.console import Console
+
+    found = Console()
+    return found if found.is_terminal else Console(width=width)

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from harness.commands import console
 from harness.errors import UserError
 
 HELP = "run a grid: arms × seeds, only what is missing"
@@ -119,14 +120,6 @@ def _jobs(args: argparse.Namespace) -> int:
     return jobs
 
 
-def _console() -> Any:
-    """A file or a pipe has no width: tables take what they need."""
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
-
-
 def _dry_run(grid: Any, args: argparse.Namespace) -> int:
     from rich.markup import escape
     from rich.table import Table
@@ -134,7 +127,7 @@ def _dry_run(grid: Any, args: argparse.Namespace) -> int:
     from harness.runs import estimates, pace
     from harness.runs.states import read_state
 
-    console, runs = _console(), runs_folder(args)
+    out, runs = console(), runs_folder(args)
     table = Table(title=f"{escape(grid.name)}: {escape(grid.title)}", title_justify="left", box=None)
     for column, width in (("state", 7), ("run", 12), ("arm", 8), ("seed", 4), ("differs from the baseline in", 20)):
         table.add_column(column, overflow="fold", no_wrap=column == "run", min_width=width)
@@ -151,16 +144,16 @@ def _dry_run(grid: Any, args: argparse.Namespace) -> int:
             said = f"running: {state.doing}"
         differs = _differs(grid, cell) if cell.spec else f"reference: {cell.model}"
         table.add_row(escape(said), cell.run_id, escape(cell.arm), str(cell.seed), escape(differs))
-    console.print(table)
+    out.print(table)
     count = {name: sum(s.state == name for s in states.values()) for name in ("have", "running", "failed", "run")}
-    console.print(f"{len(states)} cells: " + ", ".join(f"{n} {name}" for name, n in count.items() if n))
+    out.print(f"{len(states)} cells: " + ", ".join(f"{n} {name}" for name, n in count.items() if n))
     if arms := estimates.of_grid(grid, cells):
-        console.print(estimates.table(arms))
+        out.print(estimates.table(arms))
         for line in estimates.lines(arms):
-            console.print(line, soft_wrap=True, highlight=False)
+            out.print(line, soft_wrap=True, highlight=False)
     elif line := pace.minutes_line(cells, states, runs, _jobs(args)):
-        console.print(line, soft_wrap=True, highlight=False)
-    console.print(f"runs: {runs}", soft_wrap=True)
+        out.print(line, soft_wrap=True, highlight=False)
+    out.print(f"runs: {runs}", soft_wrap=True)
     return 0
 
 
@@ -182,14 +175,12 @@ def run_grid(grid: Any, args: argparse.Namespace, chosen: list[Any] | None = Non
     """Runs what is missing of a grid, or of the chosen cells; collects its records, writes its report."""
     from dataclasses import replace
 
-    from rich.console import Console
-
     from harness.runs.cell import is_done
     from harness.runs.execution import local, planned, run_cells
     from harness.runs.monitor import Monitor
     from harness.runs.states import Plan, read_state, write_plan
 
-    console, jobs = Console(), _jobs(args)
+    out, jobs = console(), _jobs(args)
     runs = runs_folder(args)
     cells = grid.cells()
     chosen = [replace(cell, track=tuple(getattr(args, "track", ()))) for cell in (cells if chosen is None else chosen)]
@@ -203,26 +194,26 @@ def run_grid(grid: Any, args: argparse.Namespace, chosen: list[Any] | None = Non
         executor = local(jobs, getattr(args, "procs", 1))
     write_plan(Plan(grid.name, grid.title, jobs, tuple(map(planned, cells))), runs)
     where = "a Ray cluster" if ray else f"{jobs} processes"
-    console.print(f"[bold]{grid.title}[/bold]: {len(chosen)} cells on {where}, in {runs}", soft_wrap=True)
+    out.print(f"[bold]{grid.title}[/bold]: {len(chosen)} cells on {where}, in {runs}", soft_wrap=True)
     shown = [planned(cell) for cell in chosen]
-    with Monitor(shown, {cell.run: read_state(runs / cell.run) for cell in shown}, console) as monitor:
+    with Monitor(shown, {cell.run: read_state(runs / cell.run) for cell in shown}, out) as monitor:
         failures = run_cells(chosen, runs, executor, monitor.update)
     ours = {cell.run_id for cell in chosen}
     others = [cell for cell in cells if cell.run_id not in ours and not is_done(cell, runs)]
     if getattr(args, "shard", None) and others:
         how = f"has {len(failures)} failed cell{'s'[: len(failures) > 1]}" if failures else "is done"
         lack = f"{len(others)} cells of other shards are" if len(others) > 1 else "1 cell of other shards is"
-        console.print(
+        out.print(
             f"shard {args.shard} {how}; {lack} missing: the last shard to end, or the same command without --shard, "
             "writes the report",
             soft_wrap=True,
         )
-        console.print(f"runs: {runs}", soft_wrap=True)
+        out.print(f"runs: {runs}", soft_wrap=True)
         return 1 if failures else 0
-    return 1 if _report(grid, cells, runs, args.publish, console) or failures else 0
+    return 1 if _report(grid, cells, runs, args.publish, out) or failures else 0
 
 
-def _report(grid: Any, cells: list[Any], runs: Path, publish: bool, console: Any) -> int:
+def _report(grid: Any, cells: list[Any], runs: Path, publish: bool, out: Any) -> int:
     """Records, tables, figures and page of what is finished."""
     from harness.commands.report import write
     from harness.records import RESULTS
@@ -230,16 +221,16 @@ def _report(grid: Any, cells: list[Any], runs: Path, publish: bool, console: Any
     from harness.runs.collection import keep
 
     if not any(is_done(cell, runs) for cell in cells):
-        console.print(f"nothing to report: no cell is finished in {runs}", soft_wrap=True)
+        out.print(f"nothing to report: no cell is finished in {runs}", soft_wrap=True)
         return 1
     root = runs / "report"
     folder = root / "records" / grid.name
     records = keep(grid, cells, runs, folder)
     if missing := records.manifest["missing"]:
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-        console.print(f"[yellow]missing[/yellow]: {', '.join(missing[:8])}{more}", soft_wrap=True)
+        out.print(f"[yellow]missing[/yellow]: {', '.join(missing[:8])}{more}", soft_wrap=True)
     if publish:
         shutil.copytree(folder, RESULTS / "records" / grid.name, dirs_exist_ok=True)
         root = RESULTS
-    write(root / "records" / grid.name, root, console)
+    write(root / "records" / grid.name, root, out)
     return 0

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.commands import console
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     import pandas as pd
-    from rich.console import Console
     from rich.progress import track
 
     from harness.audit import GRIDS, primary
@@ -58,10 +58,10 @@ def run(args: argparse.Namespace) -> int:
     studies = {grid: study(load(grid)) for grid in track(there, "grids", transient=True)}
     written = write(studies, measured, args.out or RESULTS)
     frame = all_regimes(studies)
-    console = Console()
+    out = console()
     if len(frame):
-        console.print(to_rich(primary_table(primary(frame)), "FiRe-OPD against OPD, in every regime"))
-    console.print(f"tables and figures: {', '.join(sorted({str(path.parent) for path in written}))}", soft_wrap=True)
+        out.print(to_rich(primary_table(primary(frame)), "FiRe-OPD against OPD, in every regime"))
+    out.print(f"tables and figures: {', '.join(sorted({str(path.parent) for path in written}))}", soft_wrap=True)
     return 0
 
 

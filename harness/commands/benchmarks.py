@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from harness.commands import console
 from harness.errors import UserError
 
 HELP = "list the benchmarks, explain one, or list the repaired golds"
@@ -25,11 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=240)  # a table in a file or a pipe is not wrapped
+    out = console(width=240)
     data: Any
     view: Callable[[Any, Any], None]
     if args.golds:
@@ -41,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(data, indent=1))
     else:
-        view(console, data)
+        view(out, data)
     return 0
 
 
@@ -160,7 +157,7 @@ def _reading(gold: Any) -> str:
 # --- views -------------------------------------------------------------------------------------------------------
 
 
-def _registry_table(console: Any, data: list[dict[str, Any]]) -> None:
+def _registry_table(out: Any, data: list[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -171,16 +168,16 @@ def _registry_table(console: Any, data: list[dict[str, Any]]) -> None:
         known = "known" if row["sha256"] else "–"
         cells = [row["answers"], row["licence"], row["source"], (row["revision"] or "–")[:8], known, row["prompt"]]
         table.add_row(*(Text(str(cell)) for cell in (row["name"], row["label"], row["n"], row["k"], *cells)))
-    console.print(table)
-    console.print(
+    out.print(table)
+    out.print(
         "`opd benchmarks NAME` explains one; a .jsonl or .parquet file with problem and answer is one too", markup=False
     )
 
 
-def _explanation(console: Any, data: dict[str, Any]) -> None:
+def _explanation(out: Any, data: dict[str, Any]) -> None:
     def line(name: str, value: Any) -> None:
         if value not in (None, "", [], {}):
-            console.print(f"{name:<14}{_printable(str(value))}", soft_wrap=True, markup=False, highlight=False)
+            out.print(f"{name:<14}{_printable(str(value))}", soft_wrap=True, markup=False, highlight=False)
 
     loaded, prompts = data["loaded"], data.get("example", {}).get("prompt", {})
     line(
@@ -204,11 +201,11 @@ def _explanation(console: Any, data: dict[str, Any]) -> None:
     line("prompt hashes", ", ".join(f"{style} {found}" for style, found in loaded["prompt_hash"].items()))
     line("gold", f"{data['example']['gold']} of {data['example']['problem']}, which is asked so:")
     for style, text in prompts.items():
-        console.print(f"--- {style}", style="bold", highlight=False)
-        console.print(_printable(text), markup=False, highlight=False, soft_wrap=True)
+        out.print(f"--- {style}", style="bold", highlight=False)
+        out.print(_printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
-def _gold_table(console: Any, data: list[dict[str, Any]]) -> None:
+def _gold_table(out: Any, data: list[dict[str, Any]]) -> None:
     from rich.box import HORIZONTALS
     from rich.table import Table
     from rich.text import Text
@@ -221,8 +218,8 @@ def _gold_table(console: Any, data: list[dict[str, Any]]) -> None:
         where = "\n".join(row["problems"] or row["benches"])
         accepted = "\n".join((*row["accepted"], *([f"({row['reading']})"] if row["reading"] else [])))
         table.add_row(*map(Text, (where, row["original"], accepted, row["reason"])))
-    console.print(table)
-    console.print(f"{len(data)} golds, each with its original; the table is harness/answers/golds.py", markup=False)
+    out.print(table)
+    out.print(f"{len(data)} golds, each with its original; the table is harness/answers/golds.py", markup=False)
 
 
 def _printable(text: str) -> str:

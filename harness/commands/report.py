@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from harness.commands import console
+
 HELP = "write tables, figures and page from kept records"
 EXAMPLES = "opd report quickstart\nopd report results/runs/report/records/quickstart --out /tmp/report"
 
@@ -17,16 +19,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from harness.records import RESULTS
 
     named = RESULTS / "records" / args.name
-    write(named if named.is_dir() else args.name, args.out or RESULTS, Console())
+    write(named if named.is_dir() else args.name, args.out or RESULTS, console())
     return 0
 
 
-def write(kept: Path | str, root: Path, console: Any) -> None:
+def write(kept: Path | str, root: Path, out: Any) -> None:
     """Tables, figures and page of records, and the table in the terminal."""
     from harness.records import load
     from harness.report import write_report
@@ -34,9 +34,9 @@ def write(kept: Path | str, root: Path, console: Any) -> None:
 
     records = load(kept)
     frame = comparison(records)
-    console.print(to_rich(frame, caption(records, frame), records.manifest["title"]))
+    out.print(to_rich(frame, caption(records, frame), records.manifest["title"]))
     page = write_report(records, rollouts(Path(kept)), root)
-    console.print(f"tables, figures and page: {page}", soft_wrap=True)
+    out.print(f"tables, figures and page: {page}", soft_wrap=True)
 
 
 def rollouts(folder: Path) -> list[dict[str, Any]]:

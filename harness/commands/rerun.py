@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from harness.commands import console
 from harness.errors import UserError
 
 HELP = "make one run of a kept grid again and say whether it ends as recorded"
@@ -25,8 +26,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from harness.audit.repetition import agreement
     from harness.grid import load_grid
     from harness.records import RESULTS, load
@@ -36,22 +35,20 @@ def run(args: argparse.Namespace) -> int:
     from harness.runs.monitor import Monitor
     from harness.runs.states import read_state
 
-    console, grid = Console(), load_grid(args.grid)
+    out, grid = console(), load_grid(args.grid)
     kept = load(args.records or grid.name)
     cell = _cell(grid, args.arm, args.seed, kept.manifest)
     runs = args.runs or RESULTS / "runs" / "again"
-    console.print(
-        f"[bold]{grid.title}[/bold]: arm {cell.arm}, seed {cell.seed}, in {runs / cell.run_id}", soft_wrap=True
-    )
+    out.print(f"[bold]{grid.title}[/bold]: arm {cell.arm}, seed {cell.seed}, in {runs / cell.run_id}", soft_wrap=True)
     if is_done(cell, runs):
-        console.print("it was made again before: remove that folder to start over")
-    with Monitor([planned(cell)], {cell.run_id: read_state(runs / cell.run_id)}, console) as monitor:
+        out.print("it was made again before: remove that folder to start over")
+    with Monitor([planned(cell)], {cell.run_id: read_state(runs / cell.run_id)}, out) as monitor:
         if run_cells([cell], runs, local(1), monitor.update):
             return 1
     here = collect(grid, [cell], runs)
     found = agreement(kept, here, cell.arm, cell.seed)
     for line in _lines(found, kept.manifest["provenance"], here.manifest["provenance"]):
-        console.print(line, soft_wrap=True, highlight=False)
+        out.print(line, soft_wrap=True, highlight=False)
     return 0 if found.whole else 1
 
 

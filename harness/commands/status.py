@@ -6,6 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
+from harness.commands import console
 from harness.errors import UserError
 
 HELP = "how the cells of a grid are going, and how long it will take"
@@ -20,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console, Group
+    from rich.console import Group
     from rich.live import Live
     from rich.table import Table
     from rich.text import Text
@@ -30,9 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from harness.runs.states import plans, read_plan, read_state
 
     runs: Path = args.runs or RESULTS / "runs"
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
+    out = console()
     if args.jobs is not None and args.jobs < 1:
         raise UserError(f"option '--jobs' must be at least 1, got {args.jobs}")
     if args.grid is None:
@@ -40,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
         for name in plans(runs):
             found = [read_state(runs / run).state for run in {cell.run for cell in read_plan(name, runs).cells}]
             table.add_row(name, *(str(found.count(state)) for state in ("have", "running", "failed", "run")))
-        console.print(table)
-        console.print(f"runs: {runs}", soft_wrap=True)
+        out.print(table)
+        out.print(f"runs: {runs}", soft_wrap=True)
         return 0
     name = Path(args.grid).stem if args.grid.endswith(".py") else args.grid
     plan = read_plan(name, runs)
@@ -53,12 +52,12 @@ def run(args: argparse.Namespace) -> int:
 
     shown, done = look()
     if args.watch and not done:
-        with Live(shown, console=console, auto_refresh=False) as live:
+        with Live(shown, console=out, auto_refresh=False) as live:
             while not done:
                 time.sleep(2.0)
                 shown, done = look()
                 live.update(shown, refresh=True)
     else:
-        console.print(shown)
-    console.print(f"runs: {runs}", soft_wrap=True)
+        out.print(shown)
+    out.print(f"runs: {runs}", soft_wrap=True)
     return 0

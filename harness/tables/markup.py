@@ -151,7 +151,10 @@ def to_rich(table: Table, title: str = "") -> RichTable:
     )
     out.add_column(Text(_plain(table.head[0])), overflow="fold", min_width=14)
     for index, head in enumerate(table.head[1:], 1):
-        out.add_column(Text(_plain(head)), justify="left" if index < table.words else "right", no_wrap=True)
+        # a narrow terminal breaks lines between words, not within numbers
+        said = [head, *(part for row in table.rows for part in (row.cells[index - 1].text, row.cells[index - 1].note))]
+        longest = max((len(word) for text in said for word in _plain(text).split()), default=1)
+        out.add_column(Text(_plain(head)), justify="left" if index < table.words else "right", min_width=longest)
     for row, following in zip(table.rows, (*table.rows[1:], None), strict=True):
         label = Text(_plain(row.label), style="dim italic" if row.reference else "")
         if row.flag:
