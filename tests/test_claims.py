@@ -7,7 +7,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from harness.claims import HARSH, MILD, Assumption, claims, judge, report, stand
 from harness.claims.evidence import FEWEST_SEEDS, Measured
 from harness.claims.ledger import BENCHES, COLUMNS, GRADED, Claim, Reported, load_reported, published, split_method
 from harness.claims.printed import numbers
+from harness.claims.resolution import RUNS, count_table, resolution
 from harness.commands import claims as command
 from harness.errors import UserError
 from harness.records import Records
@@ -384,7 +385,7 @@ def test_a_toy_grid_speaks_about_the_direction(gain: Path) -> None:
     pairs = [(matrices(kept, "opd", bench), matrices(kept, "fire", bench)) for bench in ("toy-aime", "toy-minerva")]
     expected = stats.paired_macro(pairs)
     shown = [row["delta"], row["delta_low"], row["delta_high"]]
-    assert shown == pytest.approx([100 * expected.delta, 100 * expected.low, 100 * expected.high])
+    assert shown == pytest.approx([100 * expected.delta, 100 * expected.both_low, 100 * expected.both_high])
     assert row["delta_per_seed"] == pytest.approx([100 * one for one in expected.per_seed])
     assert (row["verdict"], row["grid"], row["scale"]) == ("contradicted (toy)", "made-up", "toy")
     assert claims(gain, [grid(BETTER)]).iloc[0]["verdict"] == "supported (toy)"
@@ -506,6 +507,41 @@ def test_grids_that_disagree_resolve_nothing(gain: Path) -> None:
     assert more["verdict"] == "contradicted (toy)"  # but it does not undo the evidence of the first
 
 
+def test_runs_that_grids_share_are_counted_once(gain: Path) -> None:
+    ids = {arm: {"run_ids": [f"{arm}-{i}" for i in range(SEEDS)]} for arm in WORSE}
+    few = {arm: {"run_ids": spec["run_ids"][:3]} for arm, spec in ids.items()}
+    other = {arm: {"run_ids": [f"other-{arm}"]} for arm in WORSE}
+    kept = [
+        grid(WORSE, seeds=3, name="part", **few),
+        grid(WORSE, name="whole", **ids),
+        grid(WORSE, name="again", **ids),
+    ]
+    row = claims(gain, kept).iloc[0]
+    assert row["grid"] == "whole" and row["p_holm"] == row["p_measured"], "a family of one"
+    more = claims(gain, [*kept, grid(WORSE, seeds=3, name="apart", **other)]).iloc[0]
+    assert more["grid"] == "whole" and more["p_holm"] > more["p_measured"], "a family of two"
+
+
+def test_records_are_read_one_after_another(gain: Path) -> None:
+    alive = 0
+
+    class Kept(Records):
+        def __del__(self) -> None:
+            nonlocal alive
+            alive -= 1
+
+    def read() -> Iterator[Records]:
+        nonlocal alive
+        for name in ("a", "b", "c"):
+            alive += 1
+            assert alive <= 2, "the last one may still be in the loop's hand"
+            made = grid(WORSE, name=name)
+            yield Kept(made.manifest, made.samples, made.steps, made.timings)
+            del made
+
+    assert claims(gain, read()).iloc[0]["verdict"] == "contradicted (toy)"
+
+
 def test_holm_runs_over_what_the_whole_ledger_asks_for(tmp_path: Path) -> None:
     arms = {"opd": 0.5, "fire": 0.47, "tip": 0.45, "full-rkl": 0.5}
     rows = [BASE, FIRE, {**FIRE, "method": "tip", "baseline": "opd"}]
@@ -521,13 +557,13 @@ def test_holm_runs_over_what_the_whole_ledger_asks_for(tmp_path: Path) -> None:
 
 def test_the_rule_by_hand(tmp_path: Path) -> None:
     claim = claim_of(tmp_path)
-    up = Measured("g", "toy", "fire", "opd", ("toy-aime",), 0.1, 0.05, 0.15, 0.001, (0.1, 0.08, 0.12), 99, 0.01)
+    up = Measured("g", "toy", "fire", "opd", ("toy-aime",), 0.1, 0.05, 0.15, 0.001, (0.1, 0.08, 0.12), 99, p_holm=0.01)
     for change, verdict in [
         ({}, "supported (toy)"),
         ({"p_holm": 0.05}, "not resolved (toy)"),
         ({"low": -0.01}, "not resolved (toy)"),
-        ({"per_seed": (0.2, 0.2, -0.1)}, "not resolved (toy)"),
-        ({"per_seed": (0.2, 0.2, 0.0)}, "not resolved (toy)"),
+        ({"low": math.nan, "high": math.nan}, "not resolved (toy)"),  # a single run has no interval over runs
+        ({"per_seed": (0.2, 0.2, -0.1)}, "supported (toy)"),  # what one run does is in the interval
         ({"per_seed": ()}, "not resolved (toy)"),
         ({"per_seed": (0.1, 0.1)}, "not resolved (toy)"),
         ({"delta": -0.1, "low": -0.15, "high": -0.05, "per_seed": (-0.1,) * 3}, "contradicted (toy)"),
@@ -540,6 +576,42 @@ def test_the_rule_by_hand(tmp_path: Path) -> None:
     unknown = claim_of(tmp_path, benchmark="livecodebench", n="")
     assert judge(unknown, [up])[0] == "supported (toy)"
     assert judge(unknown, [replace(up, scale="full")])[0] == "not resolved (full)"
+
+
+# -- the power study
+
+
+def test_the_least_gain_by_hand(tmp_path: Path) -> None:
+    row = resolution([claim_of(tmp_path)]).iloc[0]
+    # AIME24, n = 30, k = 8, p = 0.53125 in both arms' mean: s² = p(1 − p)/2 per answer, as above
+    claim = claim_of(tmp_path)
+    z = 1.959964 + 0.841621  # z(0.975) + z(0.8)
+    one = standard_error(claim, MILD)[0]
+    assert row["least_mild_1"] == pytest.approx(z * one, rel=1e-6)
+    # three runs: samples 2s²/(K·3), runs 2·1²/3; what the problems' differences add, 10²/30, no run takes away
+    samples = one**2 - 100 / 30 - 2
+    assert row["least_mild_3"] == pytest.approx(z * math.sqrt(100 / 30 + samples / 3 + 2 / 3), rel=1e-6)
+    assert all(row[f"least_mild_{runs}"] < row[f"least_harsh_{runs}"] for runs in RUNS)
+
+
+@pytest.mark.parametrize(("value", "place"), [("95.00", "seen"), ("64.00", "depends"), ("44.00", "not seen")])
+def test_a_gain_or_a_loss_is_placed_by_its_size(tmp_path: Path, value: str, place: str) -> None:
+    (claim,) = published(load_reported(ledger(tmp_path, BASE, {**FIRE, "value": value})))
+    row = resolution([claim]).iloc[0]
+    assert row["gain"] == pytest.approx(abs(float(claim.gain))) and row["place_1"] == place
+    more = replace(claim, gain=claim.gain.replace("+", "-"))
+    assert resolution([more]).iloc[0]["place_1"] == place
+
+
+def test_gains_without_a_design_or_a_size_are_left_out(tmp_path: Path) -> None:
+    assert resolution([claim_of(tmp_path, benchmark="livecodebench", n="")]).empty
+    assert resolution([replace(claim_of(tmp_path), gain="+0.00")]).empty
+
+
+def test_every_gain_is_counted_once(kept: list[Reported]) -> None:
+    frame = resolution(published(kept))
+    for row in count_table(frame).rows:
+        assert sum(int(cell.text.partition(" ")[0]) for cell in row.cells) == len(frame) > 60
 
 
 # -- tables, figure, command
@@ -566,8 +638,8 @@ def test_tables_show_what_the_frame_holds(frame: pd.DataFrame, tmp_path: Path) -
 
 
 def test_files_are_the_same_bytes_each_time(frame: pd.DataFrame, kept: list[Reported], tmp_path: Path) -> None:
-    found = numbers(kept)
-    one, two = (report.write(frame, found, tmp_path / name) for name in ("one", "two"))
+    found, seen = numbers(kept), resolution(published(kept))
+    one, two = (report.write(frame, found, seen, tmp_path / name) for name in ("one", "two"))
     assert [path.relative_to(tmp_path / "one") for path in one] == [path.relative_to(tmp_path / "two") for path in two]
     assert {path.suffix for path in one} == {".md", ".csv", ".tex", ".pdf", ".png"}
     for a, b in zip(one, two, strict=True):
@@ -596,7 +668,7 @@ def test_hostile_ledger_text_stays_text(tmp_path: Path) -> None:
     evil = "<script>|`$x$\\input{/etc/passwd} \u202e" + "x" * 100_000
     rows = ({**row, "title_short": evil[:1000], "setting": evil[:5000], "headline": "yes"} for row in (BASE, FIRE))
     frame = claims(ledger(tmp_path / "in", *rows), [])
-    written = report.write(frame, numbers(load_reported(tmp_path / "in")), tmp_path)
+    written = report.write(frame, numbers(load_reported(tmp_path / "in")), pd.DataFrame(), tmp_path)
     for path in written:
         if path.suffix == ".md":
             assert "<script>" not in path.read_text()
@@ -685,7 +757,7 @@ def test_claims_need_no_torch(tmp_path: Path) -> None:
 def test_committed_tables_are_what_ledger_and_records_say(tmp_path: Path) -> None:
     """Fails after a change of ledger or records until `opd claims` has been run again."""
     kept = sorted((ROOT / "results" / "records").glob("*/manifest.json"))
-    frame = claims(REPORTED, [records.load(path.parent) for path in kept])
-    for path in report.write(frame, numbers(load_reported(REPORTED)), tmp_path):
+    frame, rows = claims(REPORTED, (records.load(path.parent) for path in kept)), load_reported(REPORTED)
+    for path in report.write(frame, numbers(rows), resolution(published(rows)), tmp_path):
         if path.suffix in (".md", ".csv", ".tex"):  # drawings differ between versions of matplotlib
             assert path.read_bytes() == (ROOT / "results" / path.relative_to(tmp_path)).read_bytes(), path.name

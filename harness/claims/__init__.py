@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 from scipy.special import stdtr
 
-from harness.claims.evidence import FEWEST_SEEDS, FULL, STAND_INS, Measured, measurements
+from harness.claims.evidence import FEWEST_SEEDS, FULL, STAND_INS, Measure, Measured, distinct, measurements, measuring
 from harness.claims.ledger import BENCHES, Claim, Reported, load_reported, published
 from harness.claims.printed import design_of
 from harness.stats.comparisons import holm
@@ -39,7 +39,7 @@ MILD: Final = Assumption(spread=10.0, seed_sd=1.0, shared=False, k=32)
 HARSH: Final = Assumption(spread=20.0, seed_sd=2.5, shared=True, k=8)
 
 
-def claims(reported: Path, records: Sequence[Records]) -> pd.DataFrame:
+def claims(reported: Path, records: Iterable[Records]) -> pd.DataFrame:
     """One row for each published gain of a method over its baseline, in the order of the ledger.
 
     Gains, standard errors and measured differences are in points; what is not known is NaN or empty.
@@ -50,11 +50,12 @@ def claims(reported: Path, records: Sequence[Records]) -> pd.DataFrame:
     and k (`grim`), and for which of the usual k all of them are (`grim_ks`).
 
     Measured here: two trained, live arms of one kept grid with the claim's method and baseline (the same method and the
-    same edits, no other difference between the two) and as many teachers (one, or several), both complete. At full
-    scale on the claim's benchmark, or on all members of its average. In the toy world on the toy problems of its domain
-    (`STAND_INS`), with equal weight, where that domain was trained on. Holm's adjustment runs over all such differences
-    that any claim of the ledger asks for. A difference is evidence if its adjusted p is below 0.05, its 95 % interval
-    excludes zero, and there are at least three training seeds, all on that side of zero.
+    same edits, no other difference between the two) and as many teachers (one, or several), both complete; where grids
+    share runs, in the one with most of them. At full scale on the claim's benchmark, or on all members of its average.
+    In the toy world on the toy problems of its domain (`STAND_INS`), with equal weight, where that domain was trained
+    on. Holm's adjustment runs over all such differences that any claim of the ledger asks for. A difference is evidence
+    if its adjusted p is below 0.05, its 95 % interval over problems and training runs together excludes zero, and there
+    are at least three training runs.
 
     Verdict, with the scale in brackets; full scale silences toy scale:
 
@@ -65,32 +66,40 @@ def claims(reported: Path, records: Sequence[Records]) -> pd.DataFrame:
     - `not resolved`: it was measured, and is neither.
     - `not tested`: nothing kept measures it; pass@k, benchmarks of another domain and gains of zero never are.
 
+    Args:
+        records: of all kept grids; read one after another, so that they need not be in memory together.
+
     Raises:
         UserError: the ledger is broken, or the records of a grid contradict themselves.
     """
     rows = load_reported(reported)
-    wanted = {claim: tuple(_measured(claim, records)) for claim in published(rows)}
-    distinct = list(dict.fromkeys(m for measured in wanted.values() for m in measured))
-    adjusted = dict(zip(distinct, holm([m.p for m in distinct]), strict=True))
+    found: dict[Claim, list[Measured]] = {claim: [] for claim in published(rows)}
+    for kept in records:
+        measure = measuring(kept)
+        for claim, measured in found.items():
+            measured += _measured(claim, kept, measure)
+    wanted = {claim: distinct(measured) for claim, measured in found.items()}
+    family = list(dict.fromkeys(m for measured in wanted.values() for m in measured))
+    adjusted = dict(zip(family, holm([m.p for m in family]), strict=True))
     frame = [
         _row(claim, rows, [replace(m, p_holm=adjusted[m]) for m in measured]) for claim, measured in wanted.items()
     ]
     return pd.DataFrame(frame)
 
 
-def _measured(claim: Claim, records: Sequence[Records]) -> Sequence[Measured]:
+def _measured(claim: Claim, kept: Records, measure: Measure) -> Iterator[Measured]:
     row = claim.row
-    if row.metric == "pass@k" or Fraction(claim.gain) == 0:
-        return ()
-    several = "multi-teacher" in row.setting
-    return tuple(measurements(row.method, claim.baseline, row.benchmark, several, records))
+    if row.metric != "pass@k" and Fraction(claim.gain) != 0:
+        several = "multi-teacher" in row.setting
+        yield from measurements(row.method, claim.baseline, row.benchmark, several, kept, measure)
 
 
-def standard_error(claim: Claim, assumed: Assumption) -> tuple[float, float]:
+def standard_error(claim: Claim, assumed: Assumption, runs: int = 1) -> tuple[float, float]:
     """Standard error of a published gain in points under an assumption, and its degrees; NaN where n is not known.
 
-    One benchmark: 100·sqrt((w² + 2s²/K)/n + 2v²). An average over B of them: the problems' part is sqrt(Σ(…)/n)/B, and
-    the seeds' part 2v²/B unless it is shared. s² = half of p(1 − p), p the mean of the printed numbers, or one half.
+    One benchmark, R training runs per arm: 100·sqrt((w² + 2s²/(K·R))/n + 2v²/R). An average over B of them: the
+    problems' part is sqrt(Σ(…)/n)/B, and the runs' part 2v²/(R·B) unless it is shared. s² = half of p(1 − p), p the
+    mean of the printed numbers, or one half.
     """
     bench, k = BENCHES[claim.row.benchmark], claim.row.draws or assumed.k
     sizes = [BENCHES[name].n for name in bench.members] or [claim.row.problems]
@@ -100,10 +109,10 @@ def standard_error(claim: Claim, assumed: Assumption) -> tuple[float, float]:
     for n in sizes:
         if n is None:
             return math.nan, math.nan
-        design = Design(n, k, accuracy, assumed.spread / 100)
+        design = Design(n, k, accuracy, assumed.spread / 100, seeds=runs)
         parts.append((design.se("problems"), design.df("problems")))
     problems, df = pooled_error(parts)
-    seeds = 2 * (assumed.seed_sd / 100) ** 2 / (1 if assumed.shared else len(sizes))
+    seeds = 2 * (assumed.seed_sd / 100) ** 2 / runs / (1 if assumed.shared else len(sizes))
     return 100 * math.sqrt(problems**2 + seeds), df
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from harness.claims.ledger import BENCHES, split_method
 from harness.tables.standings import ALPHA, MACRO, comparison
@@ -22,7 +23,10 @@ STAND_INS: Final = {"math": ("toy-aime", "toy-minerva"), "code": ("toy-code",)}
 
 @dataclass(frozen=True)
 class Measured:
-    """The paired difference between two arms of a kept grid; fractions, as in the comparison frame."""
+    """The paired difference between two arms of a kept grid; fractions, as in the comparison frame.
+
+    `low`, `high` bound it at 95 % over problems and training runs together; NaN with a single run.
+    """
 
     grid: str
     scale: str
@@ -35,39 +39,50 @@ class Measured:
     p: float
     per_seed: tuple[float, ...]
     samples: int
+    runs: frozenset[str] = frozenset()  # of both arms, where the records name them
     p_holm: float = math.nan
 
     @property
     def direction(self) -> int:
         """±1 where this difference counts as evidence, else 0; the rule is in `claims`."""
-        same = len(self.per_seed) >= FEWEST_SEEDS and all(self.delta * one > 0 for one in self.per_seed)
-        return (1 if self.delta > 0 else -1) if same and self.p_holm < ALPHA and self.low * self.high > 0 else 0
+        enough = len(self.per_seed) >= FEWEST_SEEDS and self.p_holm < ALPHA
+        return (1 if self.delta > 0 else -1) if enough and self.low * self.high > 0 else 0
+
+
+#: (scale, arm, against, benches) → the comparison, or nothing.
+Measure: TypeAlias = Callable[[str, str, str, tuple[str, ...]], tuple[Measured, ...]]
+
+
+def distinct(measured: Iterable[Measured]) -> list[Measured]:
+    """Without those whose runs are among another's: grids share runs, and one run is no second evidence."""
+    found = list(dict.fromkeys(measured))
+    whole = [m for m in found if not any(m.runs and m.runs < other.runs for other in found)]
+    return list({m.runs or m: m for m in reversed(whole)}.values())[::-1]
 
 
 def measurements(
-    method: str, baseline: str, benchmark: str, several: bool, records: Sequence[Records]
+    method: str, baseline: str, benchmark: str, several: bool, kept: Records, measure: Measure
 ) -> Iterator[Measured]:
-    """Every kept comparison that speaks to a gain of a method over a baseline on a benchmark; the rule is in `claims`.
+    """The comparisons of a grid that speak to a gain over a baseline on a benchmark; the rule is in `claims`.
 
     Args:
         method, baseline: as in the ledger: a name of the method table, and edits (`fire keep.fraction=0.1`).
         several: whether grids with several teachers are wanted, or those with one.
+        measure: `measuring(kept)`.
     """
-    bench = BENCHES[benchmark]
-    for kept in records:
-        manifest = kept.manifest
-        if several != (len((manifest.get("base") or {}).get("teachers") or [()]) > 1):
-            continue
-        scale = scale_of(manifest)
-        needed = bench.members or (benchmark,)
-        if scale == TOY:
-            taught = bench.domain in _domains(manifest)
-            needed = tuple(b for b in STAND_INS.get(bench.domain, ()) if taught and b in manifest["benches"])
-        if needed and all(name in manifest["benches"] for name in needed):
-            for arm in _arms(manifest, method):
-                for against in _arms(manifest, baseline):
-                    if _setting(manifest, arm) == _setting(manifest, against):
-                        yield from _measure(kept, scale, arm, against, needed)
+    bench, manifest = BENCHES[benchmark], kept.manifest
+    if several != (len((manifest.get("base") or {}).get("teachers") or [()]) > 1):
+        return
+    scale = scale_of(manifest)
+    needed = bench.members or (benchmark,)
+    if scale == TOY:
+        taught = bench.domain in _domains(manifest)
+        needed = tuple(b for b in STAND_INS.get(bench.domain, ()) if taught and b in manifest["benches"])
+    if needed and all(name in manifest["benches"] for name in needed):
+        for arm in _arms(manifest, method):
+            for against in _arms(manifest, baseline):
+                if _setting(manifest, arm) == _setting(manifest, against):
+                    yield from measure(scale, arm, against, needed)
 
 
 def scale_of(manifest: Mapping[str, Any]) -> str:
@@ -108,7 +123,12 @@ def _setting(manifest: Mapping[str, Any], arm: str) -> frozenset[tuple[str, str]
     return frozenset(map(_edit, manifest["arms"][arm].get("run") or ()))
 
 
-def _measure(kept: Records, scale: str, arm: str, against: str, benches: Sequence[str]) -> Iterator[Measured]:
+def measuring(kept: Records) -> Measure:
+    """The comparison of two arms of a grid, made once however many claims ask for it."""
+    return functools.cache(functools.partial(_measure, kept))
+
+
+def _measure(kept: Records, scale: str, arm: str, against: str, benches: Sequence[str]) -> tuple[Measured, ...]:
     """The comparison of two arms of a grid, whatever the grid's own baseline; nothing where samples are missing."""
     manifest, samples = kept.manifest, kept.samples
     only = manifest | {
@@ -120,11 +140,11 @@ def _measure(kept: Records, scale: str, arm: str, against: str, benches: Sequenc
     mine = samples[samples["arm"].astype(str).isin((arm, against)) & samples["bench"].astype(str).isin(benches)]
     frame = comparison(replace(kept, manifest=only, samples=mine))
     if (frame["missing"] != "").any():
-        return
+        return ()
     name = MACRO if len(benches) > 1 else benches[0]
     row = frame[(frame["arm"] == arm) & (frame["bench"] == name)].to_dict("records")[0]
-    bounds = (row["delta"], row["delta_low"], row["delta_high"], row["p"])
+    bounds = (row["delta"], row["delta_both_low"], row["delta_both_high"], row["p"])
     size = sum(int(manifest["benches"][b]["n"]) * int(manifest["benches"][b]["k"]) for b in benches) * row["seeds"]
-    yield Measured(
-        str(manifest["grid"]), scale, arm, against, tuple(benches), *bounds, tuple(row["delta_per_seed"]), size
-    )
+    runs = frozenset(run for name in (arm, against) for run in manifest["arms"][name].get("run_ids") or ())
+    per_seed = tuple(row["delta_per_seed"])
+    return (Measured(str(manifest["grid"]), scale, arm, against, tuple(benches), *bounds, per_seed, size, runs),)

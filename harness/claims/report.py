@@ -11,6 +11,7 @@ import pandas as pd
 
 from harness.claims.figure import claims_figure, headline, name_of, what, where
 from harness.claims.ledger import BENCHES
+from harness.claims.resolution import count_table, headline_table, resolution_figure
 from harness.plots.style import save
 from harness.tables import markup
 from harness.tables.markup import Cell, Row, Table, shorten
@@ -32,11 +33,12 @@ MOST_IN_README: Final = 12
 HOLE: Final = "—"
 CAPTION: Final = (
     "Points. Published: the gain, and its standard error under mild and harsh assumptions (spread of the true "
-    "per-problem differences 10 and 20 points; seed SD 1.0 and 2.5, one training run per arm; k as stated, else 32 and "
-    "8); p: two-sided, of that gain by itself. GRIM: whether the printed numbers are possible for the stated n and k, "
-    "and the k for which they are. Here: paired difference between the same two methods in kept records with its 95 % "
-    "interval, p after Holm over all differences that claims ask for. Verdict: needs Holm p < 0.05 and at least three "
-    "seeds, all of that sign; (toy) is about the direction in the toy world only, and says nothing about large models."
+    "per-problem differences 10 and 20 points; seed SD 1.0 and 2.5, one training run per arm; k as stated, else 32 "
+    "and 8); p: two-sided, of that gain by itself. GRIM: whether the printed numbers are possible for the stated n "
+    "and k, and the k for which they are. Here: paired difference between the same two methods in kept records with "
+    "its 95 % interval over problems and training runs, p after Holm over all differences that claims ask for. "
+    "Verdict: needs Holm p < 0.05, an interval without 0 and at least three training runs; (toy) is about the "
+    "direction in the toy world only, and says nothing about large models."
 )
 
 
@@ -121,8 +123,12 @@ def to_csv(frame: pd.DataFrame) -> str:
     return flat.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
-def write(frame: pd.DataFrame, numbers: pd.DataFrame, root: Path) -> list[Path]:
-    """Tables (Markdown, CSV, LaTeX of the headline claims) and the figure, under `root`; their paths."""
+def write(frame: pd.DataFrame, numbers: pd.DataFrame, seen: pd.DataFrame, root: Path) -> list[Path]:
+    """Tables (Markdown, CSV, LaTeX of the headline claims) and the figures, under `root`; their paths.
+
+    Args:
+        frame: of `claims`; `numbers` of `printed.numbers`; `seen` of `resolution.resolution`, empty for none.
+    """
     tables = root / "tables"
     tables.mkdir(parents=True, exist_ok=True)
     sections = (
@@ -137,11 +143,15 @@ def write(frame: pd.DataFrame, numbers: pd.DataFrame, root: Path) -> list[Path]:
         "claims.grim.csv": to_csv(numbers),
         "claims.tex": markup.latex(table(headline(frame)), "tab:claims"),
     }
+    if len(seen):
+        texts["claims.power.md"] = "\n".join(map(markup.markdown, (count_table(seen), headline_table(seen))))
     for file, text in texts.items():
         (tables / file).write_text(text, encoding="utf-8")
     written = [tables / file for file in texts]
     if len(headline(frame)):
         written += save(*claims_figure(frame), root / "figures" / "claims")
+    if len(seen):
+        written += save(resolution_figure(seen), seen, root / "figures" / "claims-power")
     return written
 
 

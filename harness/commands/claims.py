@@ -33,18 +33,20 @@ def run(args: argparse.Namespace) -> int:
     from rich.text import Text
 
     from harness.claims import claims, report
-    from harness.claims.ledger import load_reported
+    from harness.claims.ledger import load_reported, published
     from harness.claims.printed import numbers
+    from harness.claims.resolution import resolution
     from harness.records import RESULTS, load
     from harness.tables.markup import to_rich
 
     reported = args.reported or RESULTS / "reported"
     kept = sorted((RESULTS / "records").glob("*/manifest.json"))
-    frame = claims(reported, [load(path.parent) for path in kept])
-    printed = numbers(load_reported(reported))
+    frame = claims(reported, (load(path.parent) for path in kept))
+    rows = load_reported(reported)
+    printed = numbers(rows)
     shown = _filtered(frame, args)
     # what is written is always whole: a filter must not leave a part of the table behind
-    written = report.write(frame, printed, args.out or RESULTS)
+    written = report.write(frame, printed, resolution(published(rows)), args.out or RESULTS)
     if args.json:
         print(json.dumps(report.as_data(shown), indent=1, ensure_ascii=False))
         return 0
