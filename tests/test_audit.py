@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.audit import ARMS, GRIDS, REGIMES, answer_formats, finding, primary, regime, subset
+from harness.audit import ARMS, GRIDS, REGIMES, answer_formats, finding, primary, regime, sentence, subset
 from harness.audit.answer_formats import FORMATS
 from harness.audit.noise import merged, noise_scale
 from harness.audit.parts import by_bench
@@ -98,6 +98,14 @@ def test_the_primary_family_is_one_method_in_all_regimes() -> None:
 )
 def test_a_finding_needs_both(p: float, low: float, high: float, says: str) -> None:
     assert finding({"p_holm": p, "low": low, "high": high}) == says
+
+
+def test_a_finding_that_a_student_reverses_says_so() -> None:
+    row = {"p_holm": 0.01, "low": 0.01, "high": 0.3, "delta": 0.1, "by_student": (0.2, 0.2, -0.1)}
+    assert sentence(row) == "better, 1 student reversed"
+    assert sentence(row | {"by_student": (0.9, -0.3, -0.3)}) == "better, 2 students reversed"
+    assert sentence(row | {"by_student": ()}) == "better" == sentence(row | {"by_student": (0.1, 0.1, 0.1)})
+    assert sentence(row | {"p_holm": 0.2}) == "not resolved"
 
 
 def test_students_that_disagree_are_counted() -> None:

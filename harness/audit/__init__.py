@@ -74,8 +74,6 @@ def regime(name: str, records: Records, frame: pd.DataFrame) -> pd.DataFrame:
         if arm not in found or not found[arm]["seeds"]:
             continue
         row = found[arm]
-        each = () if row["missing"] else row["delta_per_seed"]  # with a hole nobody knows whose run is whose
-        size = len(each) // students
         rows.append(
             {
                 "regime": name,
@@ -91,10 +89,17 @@ def regime(name: str, records: Records, frame: pd.DataFrame) -> pd.DataFrame:
                 "high": row["delta_both_high"],
                 "p": row["p"],
                 "missing": row["missing"],
-                "by_student": tuple(sum(each[i * size : (i + 1) * size]) / size for i in range(students) if size),
+                "by_student": by_student(row, students),
             }
         )
     return pd.DataFrame(rows)
+
+
+def by_student(row: Mapping[Any, Any], students: int) -> tuple[float, ...]:
+    """The difference of each student's runs, of a row of `comparison`; empty where samples are missing."""
+    each = () if row["missing"] else row["delta_per_seed"]  # with a hole nobody knows whose run is whose
+    size = len(each) // students
+    return tuple(sum(each[i * size : (i + 1) * size]) / size for i in range(students) if size)
 
 
 def primary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -109,7 +114,7 @@ def primary(frame: pd.DataFrame) -> pd.DataFrame:
     found = frame[frame["arm"] == METHOD].reset_index(drop=True)
     found["p_holm"] = holm(found["p"].tolist())
     found["finding"] = [finding(row) for row in found.to_dict("records")]
-    found["reversed"] = [sum(one * row["delta"] < 0 for one in row["by_student"]) for row in found.to_dict("records")]
+    found["reversed"] = [reversals(row) for row in found.to_dict("records")]
     return found
 
 
@@ -120,3 +125,16 @@ def finding(row: Mapping[Any, Any]) -> str:
     if row["p_holm"] < ALPHA and row["high"] < 0:
         return "worse"
     return "not resolved"
+
+
+def reversals(row: Mapping[Any, Any]) -> int:
+    """Of how many students the difference has the other sign."""
+    return sum(one * row["delta"] < 0 for one in row["by_student"])
+
+
+def sentence(row: Mapping[Any, Any]) -> str:
+    """`finding`, and what the protocol wants said beside one."""
+    said, turned = finding(row), reversals(row)
+    if said == "not resolved" or not turned:
+        return said
+    return f"{said}, {turned} student{'s'[: turned > 1]} reversed"

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2
 
+from harness.audit import by_student
 from harness.stats.spread import half_width
 from harness.tables.standings import MACRO
 
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 def qualitative(records: Records, frame: pd.DataFrame) -> pd.DataFrame:
     """A row for every trained arm.
 
-    Columns: `arm`, `label`, `inert`, `n` problems, `runs`; `value`, `delta` to the baseline with `low`, `high` (95 %,
-    over problems and runs) and `p_holm`, of the average over benchmarks, fractions; `spread` of the final accuracy, the
-    SD over the runs of one student, pooled over students, with its 95 % interval `spread_low`, `spread_high` (normal
-    runs); and, each with a half-width over runs in a column of the same name and `_half`:
+    Columns: `arm`, `label`, `inert`, `n` problems, `runs`; of the average over benchmarks, fractions: `value`, `delta`
+    to the baseline with `low`, `high` (95 %, over problems and runs), `p_holm` and `by_student`; `spread` of the final
+    accuracy, the SD over the runs of one student, pooled over students, with its 95 % interval `spread_low`,
+    `spread_high` (normal runs); and, each with a half-width over runs in a column of the same name and `_half`:
 
     `kept` (share of rollouts, mean over steps), `discarded` (share of the token KL that is not trained on, mean over
     steps), `norm_cv` (SD over mean of the gradient norm in the second half of training), `truncated` (share of
@@ -46,7 +47,7 @@ def qualitative(records: Records, frame: pd.DataFrame) -> pd.DataFrame:
         final = np.array(() if row["missing"] else row["per_seed"], dtype=float)
         found = {name: row[name] for name in ("arm", "label", "inert", "value", "delta", "p_holm", "baseline")}
         found |= {"low": row["delta_both_low"], "high": row["delta_both_high"]}
-        found |= {"runs": int(row["seeds"]), "n": row["n"]}
+        found |= {"runs": int(row["seeds"]), "n": row["n"], "by_student": by_student(row, students)}
         found |= dict(zip(("spread", "spread_low", "spread_high"), spread(final, students), strict=True))
         for name in map(str, by_run.columns):
             values = by_run[name].to_numpy(dtype=float)

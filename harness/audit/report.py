@@ -10,7 +10,7 @@ from typing import Any, Final
 import pandas as pd
 from matplotlib.figure import Figure
 
-from harness.audit import REGIMES, answer_formats, finding, primary
+from harness.audit import REGIMES, answer_formats, finding, primary, sentence
 from harness.audit.figures import SCOPE_COLUMNS, beside, by_format, by_regime, by_vocabulary
 from harness.formats import HOLE, amount, bounds, p_value, percent
 from harness.plots.style import save
@@ -86,10 +86,10 @@ def arms_table(frame: pd.DataFrame) -> Table:
     rows = []
     for row in frame.to_dict("records"):
         known = math.isfinite(row["delta"])
-        said = "inert" if row["inert"] else finding(row)
+        said = "inert" if row["inert"] else sentence(row)
         cells = (
             Cell(percent(row["value"])),
-            Cell(percent(row["delta"], True) if known else "", bold=known and said in ("better", "worse")),
+            Cell(percent(row["delta"], True) if known else "", bold=known and said.startswith(("better", "worse"))),
             Cell(bounds(row["low"], row["high"]) if known else ""),
             Cell(p_value(row["p_holm"]) if known else ""),
             Cell(said if known else "baseline"),
@@ -120,7 +120,7 @@ def matched_table(frame: pd.DataFrame) -> Table:
             Cell(percent(row["delta"], True), bold=finding(row) != "not resolved"),
             Cell(bounds(row["low"], row["high"])),
             Cell(p_value(row["p_holm"])),
-            Cell(finding(row)),
+            Cell(sentence(row)),
         )
         rows.append(Row(row["label"], cells))
     return Table(
@@ -149,7 +149,7 @@ def primary_table(frame: pd.DataFrame) -> Table:
             Cell(bounds(row["low"], row["high"])),
             Cell(p_value(row["p_holm"])),
             Cell(students),
-            Cell(row["finding"] + (f", {row['reversed']} student reversed" if row["reversed"] else "")),
+            Cell(sentence(row)),
         )
         rows.append(Row(row["regime"], cells))
     return Table(

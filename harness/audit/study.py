@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import pandas as pd
 
-from harness.audit import ARMS, REGIMES, regime, subset
+from harness.audit import ARMS, REGIMES, by_student, regime, subset
 from harness.audit.parts import by_bench, by_slice
 from harness.audit.qualitative import qualitative
 from harness.stats import holm
@@ -47,7 +47,7 @@ def matched(records: Records, axis: str, method: str) -> pd.DataFrame:
     """Every arm that stands on an axis against the arm of `method` at the same level.
 
     Columns: `level`, `arm`, `method`, `label`, `n`, `runs`, `baseline_label`, `baseline_value`, `value`, `delta`,
-    `low`, `high` (95 %, over problems and training runs), `p`, `p_holm` over all rows; averages over the benchmarks,
+    `low`, `high` (95 %, over problems and training runs), `p`, `p_holm` over all rows, `by_student`; averages over the benchmarks,
     fractions. A level where `method` has no arm is left out.
     """
     arms = {arm: spec for arm, spec in records.manifest["arms"].items() if axis in (spec.get("at") or {})}
@@ -75,6 +75,7 @@ def matched(records: Records, axis: str, method: str) -> pd.DataFrame:
                 "low": row["delta_both_low"],
                 "high": row["delta_both_high"],
                 "p": row["p"],
+                "by_student": by_student(row, len(records.manifest.get("students", [""]))),
             }
             for arm, row in found.items()
             if arm != base and row["seeds"]
