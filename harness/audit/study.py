@@ -47,8 +47,8 @@ def matched(records: Records, axis: str, method: str) -> pd.DataFrame:
     """Every arm that stands on an axis against the arm of `method` at the same level.
 
     Columns: `level`, `arm`, `method`, `label`, `n`, `runs`, `baseline_label`, `baseline_value`, `value`, `delta`,
-    `low`, `high` (95 %, over problems and training runs), `p`, `p_holm` over all rows, `by_student`; averages over the benchmarks,
-    fractions. A level where `method` has no arm is left out.
+    `low`, `high` (95 %, over problems and training runs), `p`, `p_holm` over all rows, `by_student`; averages over the
+    benchmarks, fractions. A level where `method` has no arm is left out.
     """
     arms = {arm: spec for arm, spec in records.manifest["arms"].items() if axis in (spec.get("at") or {})}
     rows = []
