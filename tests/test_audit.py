@@ -149,6 +149,18 @@ def test_arms_are_matched_with_the_method_at_their_own_level() -> None:
     assert frame.iloc[2]["p"] == by_hand["p"]
 
 
+def test_without_an_axis_arms_are_matched_by_what_they_change_in_the_run() -> None:
+    records = named(audited(), "main_table")
+    grouped = {"tip": "opd", "full-rkl": "uni-opd"}
+    arms = {
+        arm: spec | {"method": grouped.get(arm, arm), "run": [["data.samples", "4"]] if arm in grouped else []}
+        for arm, spec in records.manifest["arms"].items()
+    }
+    frame = matched(replace(records, manifest=records.manifest | {"arms": arms}), "", "opd")
+    (row,) = frame.to_dict("records")
+    assert (row["arm"], row["level"], row["baseline_label"]) == ("full-rkl", "data.samples = 4", "TIP")
+
+
 def test_a_level_without_the_method_is_left_out() -> None:
     records = on_levels()
     arms = records.manifest["arms"]

@@ -20,7 +20,7 @@ COLORS: Final = {**FIXED, "opd": BLACK, "random-filter": GREY}
 #: Column of `qualitative`, its title, its factor.
 COLUMNS: Final = (
     ("discarded", "token KL without\na coefficient, %", 100.0),
-    ("spread", "SD over a student's\nruns, points", 100.0),
+    ("spread", "SD over runs,\npoints", 100.0),
     ("norm_cv", "gradient norm,\nSD / mean", 1.0),
     ("truncated", "truncated\nrollouts, %", 100.0),
     ("trained", "tokens trained,\nthousands", 1e-3),

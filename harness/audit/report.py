@@ -33,7 +33,7 @@ def write(
     figures: dict[str, tuple[Figure, pd.DataFrame]] = {}
     for grid, found in studies.items():
         tables[grid] = arms_table(found["arms"])
-        if "matched" in found:
+        if len(found.get("matched", ())):
             tables[f"{grid}-matched"] = matched_table(found["matched"])
         if "parts" in found:
             tables[f"{grid}-parts"] = parts_table(found["parts"], PARTS[grid])

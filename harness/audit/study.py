@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
@@ -16,8 +17,10 @@ from harness.tables.standings import MACRO, comparison
 if TYPE_CHECKING:
     from harness.records import Records
 
-#: Grid → axis on which its methods are compared level by level, and the method they are compared with.
+#: Grid → axis on which its methods are compared level by level, and the method they are compared with; without an axis
+#: the levels are what arms change in the run.
 MATCHED: Final = {
+    "main_table": ("", "opd"),
     "learning_rate": ("optim.lr", "opd"),
     "batch_size": ("data.prompts", "opd"),
     "filter_fraction": ("keep.fraction", "random-filter"),
@@ -46,14 +49,18 @@ def study(records: Records) -> dict[str, pd.DataFrame]:
 def matched(records: Records, axis: str, method: str) -> pd.DataFrame:
     """Every arm that stands on an axis against the arm of `method` at the same level.
 
+    Without an axis: every arm that changes something in the run (rollouts a prompt) against that of `method` that
+    changes the same.
+
     Columns: `level`, `arm`, `method`, `label`, `n`, `runs`, `baseline_label`, `baseline_value`, `value`, `delta`,
     `low`, `high` (95 %, over problems and training runs), `p`, `p_holm` over all rows, `by_student`; averages over the
     benchmarks, fractions. A level where `method` has no arm is left out.
     """
-    arms = {arm: spec for arm, spec in records.manifest["arms"].items() if axis in (spec.get("at") or {})}
+    arms = records.manifest["arms"]
+    levels = {arm: found for arm, spec in arms.items() if (found := _level(spec, axis)) is not None}
     rows = []
-    for level in sorted({spec["at"][axis] for spec in arms.values()}):
-        here = [arm for arm, spec in arms.items() if spec["at"][axis] == level]
+    for level in sorted(set(levels.values())):
+        here = [arm for arm in levels if levels[arm] == level]
         base = next((arm for arm in here if arms[arm]["method"] == method), None)
         if base is None:
             continue
@@ -82,3 +89,10 @@ def matched(records: Records, axis: str, method: str) -> pd.DataFrame:
         ]
     made = pd.DataFrame(rows)
     return made.assign(p_holm=holm(made["p"].tolist())) if rows else made
+
+
+def _level(arm: Mapping[str, Any], axis: str) -> Any:
+    """Where an arm of a manifest stands; None for nowhere."""
+    if axis:
+        return (arm.get("at") or {}).get(axis)
+    return ", ".join(f"{path} = {value}" for path, value in arm.get("run") or ()) or None
