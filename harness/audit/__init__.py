@@ -73,26 +73,26 @@ def regime(name: str, records: Records, frame: pd.DataFrame) -> pd.DataFrame:
     for arm in ARMS:
         if arm not in found or not found[arm]["seeds"]:
             continue
-        row = found[arm]
-        rows.append(
-            {
-                "regime": name,
-                "grid": records.manifest["grid"],
-                "arm": arm,
-                "label": row["label"],
-                "n": int(row["n"]),
-                "runs": int(row["seeds"]),
-                "baseline_value": found[BASELINE]["value"],
-                "value": row["value"],
-                "delta": row["delta"],
-                "low": row["delta_both_low"],
-                "high": row["delta_both_high"],
-                "p": row["p"],
-                "missing": row["missing"],
-                "by_student": by_student(row, students),
-            }
-        )
+        row = {"regime": name, "grid": records.manifest["grid"], "arm": arm}
+        rows.append(row | against(found[arm], found[BASELINE], students))
     return pd.DataFrame(rows)
+
+
+def against(row: Mapping[Any, Any], base: Mapping[Any, Any], students: int) -> dict[str, Any]:
+    """An arm beside its baseline, of two rows of `comparison`, under the names that the audit's frames share."""
+    return {
+        "label": row["label"],
+        "n": int(row["n"]),
+        "runs": int(row["seeds"]),
+        "baseline_value": base["value"],
+        "value": row["value"],
+        "delta": row["delta"],
+        "low": row["delta_both_low"],
+        "high": row["delta_both_high"],
+        "p": row["p"],
+        "missing": row["missing"],
+        "by_student": by_student(row, students),
+    }
 
 
 def by_student(row: Mapping[Any, Any], students: int) -> tuple[float, ...]:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from harness.errors import UserError
 from harness.records import Records
+from harness.tables.standings import CHECKERS
 
 #: What makes a graded answer the same answer.
 _ANSWER = ("step", "bench", "problem", "sample")
@@ -75,7 +76,7 @@ def _count(same: pd.DataFrame) -> tuple[int, int]:
 
 
 def _accuracies(theirs: pd.DataFrame, ours: pd.DataFrame, manifest: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    correct = "correct" if manifest["checker"] == "strict" else "correct_paper"
+    correct = CHECKERS[manifest["checker"]]
     last = theirs["step"].max()
     kept, here = (100.0 * frame[frame["step"] == last].groupby("bench")[correct].mean() for frame in (theirs, ours))
     return {bench: (float(kept[bench]), float(here.get(bench, float("nan")))) for bench in manifest["benches"]}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
-from harness.audit import ARMS, REGIMES, by_student, regime, subset
+from harness.audit import ARMS, REGIMES, against, regime, subset
 from harness.audit.parts import by_bench, by_slice
 from harness.audit.qualitative import qualitative
 from harness.stats import holm
@@ -53,37 +53,24 @@ def matched(records: Records, axis: str, method: str) -> pd.DataFrame:
     changes the same.
 
     Columns: `level`, `arm`, `method`, `label`, `n`, `runs`, `baseline_label`, `baseline_value`, `value`, `delta`,
-    `low`, `high` (95 %, over problems and training runs), `p`, `p_holm` over all rows, `by_student`; averages over the
-    benchmarks, fractions. A level where `method` has no arm is left out.
+    `low`, `high` (95 %, over problems and training runs), `p`, `p_holm` over all rows, `missing`, `by_student`;
+    averages over the benchmarks, fractions. A level where `method` has no arm is left out.
     """
     arms = records.manifest["arms"]
     levels = {arm: found for arm, spec in arms.items() if (found := _level(spec, axis)) is not None}
+    students = len(records.manifest.get("students", [""]))
     rows = []
     for level in sorted(set(levels.values())):
         here = [arm for arm in levels if levels[arm] == level]
         base = next((arm for arm in here if arms[arm]["method"] == method), None)
         if base is None:
             continue
-        against = replace(records, manifest=records.manifest | {"baseline": base})
-        frame = comparison(subset(against, here))
+        rebased = replace(records, manifest=records.manifest | {"baseline": base})
+        frame = comparison(subset(rebased, here))
         found = {row["arm"]: row for row in frame[frame["bench"] == MACRO].to_dict("records")}
         rows += [
-            {
-                "level": level,
-                "arm": arm,
-                "method": arms[arm]["method"],
-                "label": row["label"],
-                "n": int(row["n"]),
-                "runs": int(row["seeds"]),
-                "baseline_label": found[base]["label"],
-                "baseline_value": found[base]["value"],
-                "value": row["value"],
-                "delta": row["delta"],
-                "low": row["delta_both_low"],
-                "high": row["delta_both_high"],
-                "p": row["p"],
-                "by_student": by_student(row, len(records.manifest.get("students", [""]))),
-            }
+            {"level": level, "arm": arm, "method": arms[arm]["method"], "baseline_label": found[base]["label"]}
+            | against(row, found[base], students)
             for arm, row in found.items()
             if arm != base and row["seeds"]
         ]
