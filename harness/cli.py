@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -28,6 +29,9 @@ EXAMPLES = """examples:
   opd rerun quickstart fire                        one kept run again: does it end as recorded?
 """
 
+#: A full disk is reported for an open file, without its name.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0, 1 for a failed run, 2 for bad input, 130 after Ctrl-C."""
@@ -40,6 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `opd … | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename is None and error.errno not in _FULL:
+            raise  # of a network or a process: not of a path that the user named
+        where = error.filename or "the disk"
+        print(f"opd: {where}: {error.strerror}; name another path, or make this one fit to write to", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("opd: stopped; the same command continues where it was", file=sys.stderr)
         return 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from harness import cli
 from harness.commands import COMMANDS
 from tests.conftest import shared
 
+REPORTED = Path(__file__).parents[1] / "results" / "reported"
 TRAIN = ["train", "--method", "opd", "--student", "toy:student", "--teacher", "toy:teacher-math", "--data", "toy:math"]
 
 
@@ -75,6 +77,35 @@ def test_unknown_option_path_is_refused_with_a_hint(capsys):
 )
 def test_bad_values_of_options(capsys, item, says):
     assert says in fails(capsys, *changed(TRAIN, method="fire"), "--set", item)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*TRAIN, "--steps", "1", "--out"],
+        ["eval", "toy:student", "--bench", "toy-aime", "--k", "1", "--out"],
+        ["claims", "--reported", str(REPORTED), "--out"],
+        ["export-lm-eval", "--bench", "toy-aime", "--k", "1"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_folders_that_cannot_be_made_are_named(capsys, results, words):
+    in_the_way = results.parent / "file"
+    in_the_way.write_text("not a folder")
+    assert str(in_the_way) in fails(capsys, *words, str(in_the_way / "folder"))
+    assert in_the_way.read_text() == "not a folder"
+
+
+def test_a_full_disk_is_said_and_a_broken_connection_is_not_taken_for_one(capsys, monkeypatch):
+    monkeypatch.setattr("harness.commands.methods.run", lambda args: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
+    assert "No space left on device" in fails(capsys, "methods")
+
+    def broken(args):
+        raise ConnectionResetError("by peer")
+
+    monkeypatch.setattr("harness.commands.methods.run", broken)
+    with pytest.raises(ConnectionResetError):
+        cli.main(["methods"])
 
 
 def test_unknown_flag_exits_2(capsys):

@@ -5,6 +5,7 @@ A module imports what is light at its top and what is heavy inside `run`, so tha
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ COMMANDS = (
 
 
 def console(width: int = 160) -> Console:
-    """The terminal. A file or a pipe has no width: its tables take what they need, up to `width` characters."""
+    """The terminal. A file or a pipe has no width: tables take what they need there, up to `width` or COLUMNS."""
     from rich.console import Console
 
     found = Console()
-    return found if found.is_terminal else Console(width=width)
+    return found if found.is_terminal or "COLUMNS" in os.environ else Console(width=width)

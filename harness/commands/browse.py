@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from harness.commands import console
+
 HELP = "write a page to read the answers of an evaluation, with what looks odd about their verdicts"
 EXAMPLES = (
     "opd browse results/runs/eval-student-1f00aa\n"
@@ -26,7 +28,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.markup import escape
     from rich.progress import Progress
     from rich.table import Table
@@ -36,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
     from harness.samples.suspicions import KINDS
     from harness.tables.markup import shorten
 
-    console = Console()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+    out = console()
+    with Progress(console=out, transient=True, disable=not out.is_terminal) as bars:
         bar = bars.add_task("problems")
 
         def progress(name: str, done: int, total: int) -> None:
@@ -54,11 +55,11 @@ def run(args: argparse.Namespace) -> int:
     for kind, (label, _) in KINDS.items():
         if any(count.kinds[kind] for count in counts):
             table.add_row(label, *(f"{count.kinds[kind]:,}" for count in counts))
-    console.print(table)
+    out.print(table)
     for name, count in page.benches.items():
         for remark in count.remarks:
-            console.print(Text(f"{shorten(name)}: {remark}", style="yellow"), soft_wrap=True)
+            out.print(Text(f"{shorten(name)}: {remark}", style="yellow"), soft_wrap=True)
     if page.size > LARGE:
-        console.print("The page is large: --bench or a smaller --limit-chars makes it quicker to open.", style="yellow")
-    console.print(Text(f"page: {page.path} ({page.size / 1e6:,.1f} MB)"), soft_wrap=True)
+        out.print("The page is large: --bench or a smaller --limit-chars makes it quicker to open.", style="yellow")
+    out.print(Text(f"page: {page.path} ({page.size / 1e6:,.1f} MB)"), soft_wrap=True)
     return 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
+from harness.commands import console
+
 HELP = "check the environment, benchmark files, golds against their grader, methods and toy models"
 EXAMPLES = """opd check
 opd check --data-dir BENCHMARKS
@@ -27,20 +29,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.progress import Progress
     from rich.text import Text
 
     from harness import check
 
     signs = {"right": Text("✓ ", "green"), "wrong": Text("✗ ", "bold red"), "absent": Text("– ", "yellow")}
-    console = Console()
+    out = console()
     chosen = [name for name in PARTS if getattr(args, name)] or list(PARTS)
     said: dict[check.Finding, None] = {}  # two parts may find the same
     for name in chosen:
-        console.print(Text(name, "bold"))
+        out.print(Text(name, "bold"))
         options = {"data_dir": args.data_dir} if name in ("data", "golds") else {}
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        with Progress(console=out, transient=True, disable=not out.is_terminal) as bars:
             task = bars.add_task(name, total=None)
             findings = check.PARTS[name](
                 **options,
@@ -52,9 +53,9 @@ def run(args: argparse.Namespace) -> int:
                 if finding not in said:
                     said[finding] = None
                     text = f"{finding.what}: {finding.remedy}" if finding.remedy else finding.what
-                    console.print(signs[finding.state] + Text(text), soft_wrap=True)
+                    out.print(signs[finding.state] + Text(text), soft_wrap=True)
     count = Counter(finding.state for finding in said)
-    console.print(
+    out.print(
         f"{count['right']} right, {count['wrong']} wrong, {count['absent']} not at hand",
         style="bold red" if count["wrong"] else "bold",
     )

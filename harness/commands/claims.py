@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.commands import console
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.text import Text
 
     from harness.claims import claims, report
@@ -50,14 +50,14 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report.as_data(shown), indent=1, ensure_ascii=False))
         return 0
-    console = Console()
-    console.print(to_rich(report.table(shown), f"{len(shown)} of {len(frame)} published gains"))
+    out = console()
+    out.print(to_rich(report.table(shown), f"{len(shown)} of {len(frame)} published gains"))
     for reason in report.reasons(shown):
-        console.print(Text(f"• {reason}"))
+        out.print(Text(f"• {reason}"))
     printed = printed if args.paper is None else printed[printed["paper"] == args.paper]
     if len(report.impossible(printed)):
-        console.print(to_rich(report.grim_table(printed, ks=False), "Numbers that their stated design cannot give"))
-    console.print(f"tables and figure: {written[0].parent}, {written[-1].parent}", soft_wrap=True, highlight=False)
+        out.print(to_rich(report.grim_table(printed, ks=False), "Numbers that their stated design cannot give"))
+    out.print(f"tables and figure: {written[0].parent}, {written[-1].parent}", soft_wrap=True, highlight=False)
     return 0
 
 

@@ -6,6 +6,8 @@ import argparse
 import re
 from pathlib import Path
 
+from harness.commands import console
+
 HELP = "compare two evaluations on the same problems, and show which problems carry the difference"
 EXAMPLES = """opd compare quickstart/opd quickstart/fire
 opd compare results/runs/opd-0a1b2c3d results/runs/fire-4e5f6a7b
@@ -27,7 +29,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.text import Text
 
     from harness.evaluation.evaluations import load_evaluation
@@ -46,17 +47,17 @@ def run(args: argparse.Namespace) -> int:
     write_atomic(out / "comparison.md", markup.markdown(table))
     write_atomic(out / "comparison.csv", frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     write_atomic(out / "problems.csv", problems.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    console = Console()
-    console.print(markup.to_rich(table))
+    terminal = console()
+    terminal.print(markup.to_rich(table))
     left, right = (markup.shorten(Path(e.name).name if e.folder else e.name) for e in (a, b))
     for one in pairs:
         rows = problems[problems["bench"] == one.bench]
         if rows.empty:
             continue
-        console.print(Text(f"{one.label}: {pairing.carriers(rows['delta'])}"))
+        terminal.print(Text(f"{one.label}: {pairing.carriers(rows['delta'])}"))
         drawn = figure(rows, left, right, f"{one.label}, {args.checker} checker")
         save(drawn, rows, out / _slug(one.bench))
-    console.print(f"tables and pictures: {out}", soft_wrap=True)
+    terminal.print(f"tables and pictures: {out}", soft_wrap=True)
     return 0
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from harness.commands import console
 from harness.errors import UserError
 
 HELP = "look for benchmark problems in a training file: overlap of 13-grams"
@@ -31,7 +32,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.markup import escape
     from rich.progress import Progress
     from rich.table import Table
@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
     if doubled := {name for name in names if names.count(name) > 1}:
         raise UserError(f"benchmark '{min(doubled)}' is named twice: name it once")
     evaluation = load_evaluation(args.evaluation) if args.evaluation else None
-    console = Console()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+    out = console()
+    with Progress(console=out, transient=True, disable=not out.is_terminal) as bars:
         task = bars.add_task(args.train.name)
         matches = contamination.scan(
             args.train, loaded, args.n, lambda done, total: bars.update(task, completed=done, total=total)
@@ -67,8 +67,8 @@ def run(args: argparse.Namespace) -> int:
             everything, rest = contamination.with_and_without(evaluation, bench.spec.name, flagged)
             cells += [_percent(everything), _percent(rest)]
         table.add_row(*cells)
-    console.print(table)
-    console.print(
+    out.print(table)
+    out.print(
         f"flagged: at least {100 * args.threshold:g} % of the problem's {args.n}-grams are in {args.train.name}; "
         f"any: at least one is",
         soft_wrap=True,
@@ -76,10 +76,10 @@ def run(args: argparse.Namespace) -> int:
     )
     if evaluation:
         said = f"{evaluation.name} in percent, with 95 % intervals over problems, strict checker"
-        console.print(said, soft_wrap=True, markup=False)
+        out.print(said, soft_wrap=True, markup=False)
     path = (args.out or RESULTS / "runs" / f"contamination-{args.train.stem}") / "contamination.csv"
     contamination.write_csv(matches, args.threshold, path)
-    console.print(f"every problem with its best matching training row: {path}", soft_wrap=True, markup=False)
+    out.print(f"every problem with its best matching training row: {path}", soft_wrap=True, markup=False)
     return 0
 
 

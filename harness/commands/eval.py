@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from harness.commands import console
 from harness.errors import UserError
 
 HELP = "sample answers of a model to benchmark problems and grade them with both checkers"
@@ -64,7 +65,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
 
     from harness.benchmarks import load_benchmark
     from harness.evaluation import evaluate
@@ -83,10 +83,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"benchmark '{min(doubled)}' is named twice: give each file a name of its own")
     name = _identity(args, plans)
     out = args.out or _folder(args, name)
-    console = Console()
+    terminal = console()
     respond: Any = _responders(args, loaded, name) if ours else None
     for bench, plan in zip(ours, plans, strict=True):
-        with single_bar(bench, console) as update:
+        with single_bar(bench, terminal) as update:
 
             def progress(what: str, done: int, total: int, of: str = plan.name, update: Any = update) -> None:
                 update(f"{of}: {done}/{total} {what}", done / total if total else 0.0)
@@ -94,15 +94,15 @@ def run(args: argparse.Namespace) -> int:
             responder = respond(bench, plan)
             evaluate(responder, loaded[bench], plan, out, progress)
             for note, count in getattr(responder, "notes", {}).items():
-                console.print(f"{bench}: {count} answers {note}", soft_wrap=True, markup=False)
+                terminal.print(f"{bench}: {count} answers {note}", soft_wrap=True, markup=False)
             name = responder.name
     if tasks:
-        names += _lm_eval(args, tasks, out, name, console)
+        names += _lm_eval(args, tasks, out, name, terminal)
     if names:
         found = measured(load_evaluation(out), names)
         write_atomic(out / "metrics.csv", found.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-        console.print(summary(found))
-    console.print(f"generations and verdicts: {out}", soft_wrap=True)
+        terminal.print(summary(found))
+    terminal.print(f"generations and verdicts: {out}", soft_wrap=True)
     return 0
 
 
@@ -192,14 +192,14 @@ def _folder(args: argparse.Namespace, name: str) -> Path:
     return RESULTS / "runs" / f"eval-{Path(args.model).name.replace(':', '-')}-{identity}"
 
 
-def _lm_eval(args: argparse.Namespace, tasks: list[str], out: Path, name: str, console: Any) -> list[str]:
+def _lm_eval(args: argparse.Namespace, tasks: list[str], out: Path, name: str, terminal: Any) -> list[str]:
     """lm-eval's own tasks, entered beside the others; returns the benchmarks that have verdicts."""
     from harness.evaluation import check_model, enter
     from harness.lmeval.runs import numbers_table, passthrough
     from harness.runs.monitor import single_bar
 
     check_model(out, name)
-    with single_bar("lm-eval", console) as update:
+    with single_bar("lm-eval", terminal) as update:
 
         def progress(what: str, done: int, total: int) -> None:
             update(f"lm-eval: {done}/{total} {what}", done / total if total else 0.0)
@@ -225,6 +225,6 @@ def _lm_eval(args: argparse.Namespace, tasks: list[str], out: Path, name: str, c
             progress=progress,
         )
     enter(out, name, args.engine, passed.benches)
-    console.print(numbers_table(passed.numbers))
-    console.print(f"what lm-eval said: {out / 'lm-eval.log'}", soft_wrap=True)
+    terminal.print(numbers_table(passed.numbers))
+    terminal.print(f"what lm-eval said: {out / 'lm-eval.log'}", soft_wrap=True)
     return list(passed.benches)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from harness.commands import console
+
 HELP = "write benchmarks as a task folder for lm-evaluation-harness"
 EXAMPLES = """opd export-lm-eval TASKS --bench aime24 minerva toy-aime
 opd export-lm-eval TASKS --bench aime24 --data-dir BENCHMARKS --k 32 --max-tokens 16384
@@ -26,7 +28,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.markup import escape
 
     from harness.benchmarks import load_benchmark
@@ -35,8 +36,8 @@ def run(args: argparse.Namespace) -> int:
 
     loaded = {bench: load_benchmark(bench, args.data_dir) for bench in args.bench}
     names = export_tasks(args.folder, [(loaded[bench], plan_for(args, bench, loaded[bench])) for bench in args.bench])
-    console = Console()
+    out = console()
     tasks = escape(",".join(names))
-    console.print(f"lm_eval run --include_path {escape(str(args.folder))} --tasks {tasks} …", soft_wrap=True)
-    console.print(f"tasks, and command lines in README.md: {escape(str(args.folder))}", soft_wrap=True)
+    out.print(f"lm_eval run --include_path {escape(str(args.folder))} --tasks {tasks} …", soft_wrap=True)
+    out.print(f"tasks, and command lines in README.md: {escape(str(args.folder))}", soft_wrap=True)
     return 0

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from harness.commands import console
 from harness.errors import UserError
 
 HELP = "grade kept generations again with this version's checkers"
@@ -17,7 +18,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
 
     from harness.evaluation import regrade
     from harness.evaluation.evaluations import MANIFEST, evaluation_folder, load_evaluation
@@ -29,8 +29,8 @@ def run(args: argparse.Namespace) -> int:
     if last is None:
         raise UserError(f"{args.folder} holds no evaluation: name the folder of `opd eval`, or of a run")
     folders = [last] if (args.folder / MANIFEST).exists() else sorted(last.parent.glob("step-*"))
-    console = Console()
-    with single_bar("grading", console) as update:
+    out = console()
+    with single_bar("grading", out) as update:
 
         def progress(what: str, done: int, total: int, update: Any = update) -> None:
             update(f"{done} {what}", done / total if total else 0.0)
@@ -40,6 +40,6 @@ def run(args: argparse.Namespace) -> int:
     evaluation = load_evaluation(last)
     found = measured(evaluation, list(evaluation.benches))
     write_atomic(last / "metrics.csv", found.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    console.print(summary(found))
-    console.print(f"verdicts: {', '.join(map(str, folders))}", soft_wrap=True)
+    out.print(summary(found))
+    out.print(f"verdicts: {', '.join(map(str, folders))}", soft_wrap=True)
     return 0

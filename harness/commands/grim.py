@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.commands import console
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,13 +58,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(tested: Sequence[Grim], single: bool, gain: bool) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     from harness.claims.printed import COMMON_KS
 
-    console = Console(highlight=False)
-    console.print(_sentence(tested[0], gain) if single else _summary(tested), soft_wrap=True)
+    out = console()
+    out.print(_sentence(tested[0], gain) if single else _summary(tested), soft_wrap=True, highlight=False)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for head in ("k", "n·k", "verdict", "printed by", "nearest"):
         table.add_column(head, justify="left" if head in ("verdict", "printed by") else "right")
@@ -72,7 +72,7 @@ def _show(tested: Sequence[Grim], single: bool, gain: bool) -> None:
             nearest = " or ".join(f"{count}/{one.n * one.k} = {text}" for count, text in one.nearest)
             rules = ", ".join(one.rules) if one.informative else "any rule"
             table.add_row(str(one.k), str(one.n * one.k), one.verdict, rules or "—", nearest)
-    console.print(table)
+    out.print(table, highlight=False)
 
 
 def _sentence(one: Grim, gain: bool) -> str:

@@ -6,6 +6,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING, Any
 
+from harness.commands import console
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,11 +63,10 @@ def run(args: argparse.Namespace) -> int:
 
         print(json.dumps(page.numbers(), indent=1))
         return 0
-    from rich.console import Console
 
-    console = Console()
+    out = console()
     for part in page.parts():
-        console.print(part, highlight=False)
+        out.print(part, highlight=False)
     return 0
 
 

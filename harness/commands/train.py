@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from harness.commands import console
 from harness.errors import UserError
 
 HELP = "distil a teacher, or several, into a student"
@@ -67,7 +68,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
 
     from harness.evaluation.evaluations import load_evaluation
     from harness.evaluation.summary import measured, summary
@@ -81,24 +81,24 @@ def run(args: argparse.Namespace) -> int:
     spec = assets.pin(_spec(args))
     plans = tuple(_plan(args, bench) for bench in args.bench)
     cell = Cell(args.method, args.seed, plans, spec, data_dir=args.data_dir, track=tuple(args.track))
-    console = Console()
-    with single_bar(cell.run_id, console) as update:
+    out = console()
+    with single_bar(cell.run_id, out) as update:
         folder = run_cell(cell, RESULTS / "runs", update, args.out)
     steps = read_jsonl(folder / "steps.jsonl")
     first, last = steps[0], steps[-1]
-    console.print(
+    out.print(
         f"{spec.method}: {len(steps)} steps, KL to the teacher {first['kl']:.3f} → {last['kl']:.3f} nats, "
         f"kept {last['kept']:.0%} of the rollouts in the last step"
     )
     if all(row["inert"] for row in steps) and spec.method != "opd":
-        console.print("[bold red]inert:[/bold red] every step of this run equals plain opd")
+        out.print("[bold red]inert:[/bold red] every step of this run equals plain opd")
     if line := _costs(read_jsonl(folder / "timings.jsonl")):
-        console.print(line)
+        out.print(line)
     if plans:
-        console.print(summary(measured(load_evaluation(folder), [plan.name for plan in plans])))
+        out.print(summary(measured(load_evaluation(folder), [plan.name for plan in plans])))
     if (data := folder / "data.txt").exists():
-        console.print(data.read_text().strip(), soft_wrap=True, highlight=False, markup=False)
-    console.print(f"run: {folder}", soft_wrap=True)
+        out.print(data.read_text().strip(), soft_wrap=True, highlight=False, markup=False)
+    out.print(f"run: {folder}", soft_wrap=True)
     return 0
 
 
