@@ -288,7 +288,7 @@ def test_merged_classes_have_the_probabilities_of_their_ids(vocab: int, classes:
 
 
 def test_tables_and_figures_are_written_twice_alike(tmp_path: Any) -> None:
-    grids = ("main_table", "multi_teacher", "scope", "controls")
+    grids = ("main_table", "multi_teacher", "granularity", "scope", "controls")
     studies = {grid: study(named(audited(key=key), grid)) for key, grid in enumerate(grids)}
     studies["learning_rate"] = study(on_levels())
     noise = pd.DataFrame(
@@ -306,12 +306,13 @@ def test_tables_and_figures_are_written_twice_alike(tmp_path: Any) -> None:
         assert one.read_bytes() == other.read_bytes(), one.name
     tables = {path.stem: path.read_text() for path in first if path.suffix == ".md"}
     assert set(tables) == {
-        *studies, "regimes", "primary", "qualitative", "multi_teacher-parts", "learning_rate-matched", "formats", "noise",
+        *studies, "regimes", "primary", "qualitative", "granularity-qualitative", "multi_teacher-parts",
+        "learning_rate-matched", "formats", "noise",
     }  # fmt: skip
     assert "No records of: beyond, hot, hot, uncorrected, flawed" in tables["primary"]
     assert tables["formats"].count("\n|") == 1 + len(FORMATS)
     names = {path.stem for path in first if path.suffix == ".png"}
-    assert names == {"regimes", "qualitative", "scope", "formats", "noise"}
+    assert names == {"regimes", "qualitative", "granularity-qualitative", "scope", "controls", "formats", "noise"}
 
 
 def test_domains_show_every_benchmark() -> None:

@@ -25,8 +25,8 @@ COLUMNS: Final = (
     ("truncated", "truncated\nrollouts, %", 100.0),
     ("trained", "tokens trained,\nthousands", 1e-3),
 )
-#: What statistics over other blocks of rollouts change.
-SCOPE_COLUMNS: Final = (
+#: What an arm leaves to be trained on.
+KEPT_COLUMNS: Final = (
     ("kept", "rollouts kept,\n%", 100.0),
     ("discarded", "token KL without\na coefficient, %", 100.0),
     ("trained", "tokens trained,\nthousands", 1e-3),

@@ -11,13 +11,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from harness.audit import REGIMES, answer_formats, finding, primary, sentence
-from harness.audit.figures import SCOPE_COLUMNS, beside, by_format, by_regime, by_vocabulary
+from harness.audit.figures import KEPT_COLUMNS, beside, by_format, by_regime, by_vocabulary
 from harness.formats import HOLE, amount, bounds, p_value, percent
 from harness.plots.style import save
 from harness.tables import markup
 from harness.tables.markup import Cell, Row, Table
 
 NAME: Final = "audit"
+#: Grid with five runs of a student, from which a spread can be read → name of the table and figure of the three claims.
+QUALITATIVE: Final = {"main_table": "qualitative", "granularity": "granularity-qualitative"}
+#: Grid whose arms are drawn beside what they keep → whether the best comes first, or the grid's order counts.
+BESIDE: Final = {"scope": False, "controls": True}
 
 
 def write(
@@ -40,13 +44,15 @@ def write(
     if len(frame := all_regimes(studies)):
         tables |= {"regimes": regime_table(frame), "primary": primary_table(primary(frame))}
         figures["regimes"] = by_regime(frame), frame
-    if "main_table" in studies:
-        arms = studies["main_table"]["arms"]
-        tables["qualitative"] = qualitative_table(arms)
-        figures["qualitative"] = beside(arms), arms
-    if "scope" in studies:
-        arms = studies["scope"]["arms"]
-        figures["scope"] = beside(arms, SCOPE_COLUMNS, best_first=False), arms
+    for grid, name in QUALITATIVE.items():
+        if grid in studies:
+            arms = studies[grid]["arms"]
+            tables[name] = qualitative_table(arms)
+            figures[name] = beside(arms), arms
+    for grid, best_first in BESIDE.items():
+        if grid in studies:
+            arms = studies[grid]["arms"]
+            figures[grid] = beside(arms, KEPT_COLUMNS, best_first), arms
     if "formats" in measured:
         scored = answer_formats.scores(measured["formats"])
         tables["formats"] = format_table(scored)
