@@ -272,7 +272,7 @@ def parts_table(frame: pd.DataFrame, caption: str) -> Table:
         cells = []
         for part in parts["part"]:
             one = found[part]
-            known = "delta" in one and math.isfinite(one["delta"])
+            known = math.isfinite(one.get("low", math.nan))  # a reference that no run is paired with has no interval
             note = f"{percent(one['delta'], True)} {bounds(one['low'], one['high'])}" if known else ""
             cells.append(Cell(percent(one["value"]), note))
         rows.append(Row(str(group["label"].iloc[0]), tuple(cells)))
