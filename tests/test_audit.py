@@ -13,7 +13,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.audit import ARMS, GRIDS, REGIMES, answer_formats, finding, primary, regime, sentence, subset
+from harness.audit import (
+    ARMS,
+    GRIDS,
+    REGIMES,
+    answer_formats,
+    finding,
+    over_students,
+    primary,
+    regime,
+    sentence,
+    subset,
+)
 from harness.audit.answer_formats import FORMATS
 from harness.audit.noise import merged, noise_scale
 from harness.audit.parts import by_bench
@@ -113,6 +124,12 @@ def test_students_that_disagree_are_counted() -> None:
     frame["by_student"] = [(0.1, -0.1) if row.delta > 0 else (-0.1, -0.2) for row in frame.itertuples()]
     (row,) = primary(frame).to_dict("records")
     assert row["reversed"] == (1 if row["delta"] > 0 else 0)
+
+
+def test_students_are_draws_of_their_own() -> None:
+    # mean -2, SD 1, standard error 1/sqrt(3) = 0.57735, t(0.975; 2) = 4.30265: half-width 2.48414
+    assert over_students((-1.0, -2.0, -3.0)) == pytest.approx((-4.48414, 0.48414), abs=1e-5)
+    assert all(math.isnan(end) for end in (*over_students((0.1,)), *over_students(())))
 
 
 # --- level by level ---------------------------------------------------------------------------------------------------

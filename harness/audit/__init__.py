@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
 from harness.records import FRAMES
 from harness.stats import holm
+from harness.stats.spread import half_width
 from harness.tables.standings import ALPHA, MACRO
 
 if TYPE_CHECKING:
@@ -102,11 +105,24 @@ def by_student(row: Mapping[Any, Any], students: int) -> tuple[float, ...]:
     return tuple(sum(each[i * size : (i + 1) * size]) / size for i in range(students) if size)
 
 
+def over_students(differences: Sequence[float]) -> tuple[float, float]:
+    """95 % t interval over students, each one draw: what may be said of students of this recipe that nobody trained.
+
+    NaNs for fewer than two.
+    """
+    size = len(differences)
+    if size < 2:
+        return math.nan, math.nan
+    middle, half = fmean(differences), half_width(stdev(differences) / math.sqrt(size), size - 1)
+    return middle - half, middle + half
+
+
 def primary(frame: pd.DataFrame) -> pd.DataFrame:
     """FiRe-OPD − OPD in every regime, with `p_holm` over the regimes and the protocol's `finding`.
 
     A finding is `better` or `worse` where the adjusted p is below 0.05 and the interval over problems and training runs
-    excludes zero, else `not resolved`. `reversed` counts the students whose difference has the other sign.
+    excludes zero, else `not resolved`. `reversed` counts the students whose difference has the other sign;
+    `students_low` and `students_high` are of `over_students`.
 
     Args:
         frame: of `regime`, of all regimes.
@@ -114,6 +130,8 @@ def primary(frame: pd.DataFrame) -> pd.DataFrame:
     found = frame[frame["arm"] == METHOD].reset_index(drop=True)
     found["p_holm"] = holm(found["p"].tolist())
     found["finding"] = [finding(row) for row in found.to_dict("records")]
+    ends = [over_students(row) for row in found["by_student"]]
+    found["students_low"], found["students_high"] = ([end[side] for end in ends] for side in (0, 1))
     found["reversed"] = [reversals(row) for row in found.to_dict("records")]
     return found
 

@@ -154,7 +154,7 @@ def primary_table(frame: pd.DataFrame) -> Table:
             Cell(percent(row["delta"], True), bold=row["finding"] != "not resolved"),
             Cell(bounds(row["low"], row["high"])),
             Cell(p_value(row["p_holm"])),
-            Cell(students),
+            Cell(students, bounds(row["students_low"], row["students_high"])),
             Cell(sentence(row)),
         )
         rows.append(Row(row["regime"], cells))
@@ -163,7 +163,8 @@ def primary_table(frame: pd.DataFrame) -> Table:
         tuple(rows),
         f"Average accuracy over the benchmarks, percent; Δ in points, on the same {_span(frame['n'])} problems, "
         f"{_span(frame['runs'])} training runs of either side; interval over problems and runs; paired sign-flip "
-        f"test, Holm over {len(frame)} regimes. A finding needs p < 0.05 and an interval without 0.",
+        f"test, Holm over {len(frame)} regimes. A finding needs p < 0.05 and an interval without 0. By student: beside "
+        "them the t interval over students, each taken as one draw.",
         _holes(frame),
     )
 
