@@ -329,7 +329,16 @@ def test_tables_and_figures_are_written_twice_alike(tmp_path: Any) -> None:
     assert "No records of: beyond, hot, hot, uncorrected, flawed" in tables["primary"]
     assert tables["formats"].count("\n|") == 1 + len(FORMATS)
     names = {path.stem for path in first if path.suffix == ".png"}
-    assert names == {"regimes", "qualitative", "granularity-qualitative", "scope", "controls", "formats", "noise"}
+    assert names == {
+        "regimes",
+        "qualitative",
+        "granularity-qualitative",
+        "scope",
+        "controls",
+        "discarded",
+        "formats",
+        "noise",
+    }
 
 
 def test_domains_show_every_benchmark() -> None:

@@ -31,6 +31,14 @@ KEPT_COLUMNS: Final = (
     ("discarded", "token KL without\na coefficient, %", 100.0),
     ("trained", "tokens trained,\nthousands", 1e-3),
 )
+#: What leaves tokens out, its colour, its methods; in the order of the legend.
+LEAVING_OUT: Final = (
+    ("FiRe's filter", COLORS["fire"], ("fire", "fire-filter-only")),
+    ("other filters", "#0072B2", ("drop-highest", "drop-longest", "length-matched-filter")),
+    ("random rollouts", GREY, ("random-filter",)),
+    ("chosen tokens", "#CC79A7", ("tip-sampled", "first-segment", "last-segment")),
+    ("random tokens", "#56B4E9", ("equal-tokens", "random-mask", "random-segment")),
+)
 
 
 def by_regime(frame: pd.DataFrame) -> Figure:
@@ -93,6 +101,33 @@ def beside(frame: pd.DataFrame, columns: Sequence[tuple[str, str, float]] = COLU
             _dots(axes, drawn, rows, colors, name, factor)
             axes.set_title(title, loc="left")
             axes.set_xlim(left=min(0.0, axes.get_xlim()[0]) if name != "trained" else None)
+    return figure
+
+
+def by_discarded(frame: pd.DataFrame) -> Figure:
+    """What an arm loses against the share of the token KL that it leaves out.
+
+    A dot an arm, at the mean over steps, with the 95 % interval of its difference; a pale line from the share in the
+    first tenth of the steps to that in the last.
+
+    Args:
+        frame: of `harness.audit.qualitative.qualitative`, of one or more grids.
+    """
+    with drawing():
+        figure = Figure(figsize=(0.85 * WIDE, 3.2), layout="constrained")
+        axes = figure.subplots()
+        axes.axhline(0, color="#444444", linewidth=0.8)
+        for label, color, methods in LEAVING_OUT:
+            of = 100 * frame[frame["method"].isin(methods)].select_dtypes("number")
+            if of.empty:
+                continue
+            axes.hlines(of["delta"], of["discarded_first"], of["discarded_last"], color=color, linewidth=1.0, alpha=0.3)
+            axes.vlines(of["discarded"], of["low"], of["high"], color=color, linewidth=1.0)
+            axes.plot(of["discarded"], of["delta"], "o", color=color, markersize=4.2, label=label)
+        axes.set_xlim(left=-2)
+        axes.set_xlabel("token KL on tokens without a coefficient, %; line: first to last tenth of the steps")
+        axes.set_ylabel("difference to OPD, points")
+        figure.legend(loc="outside upper center", ncols=len(LEAVING_OUT))
     return figure
 
 
@@ -164,4 +199,4 @@ def _dots(axes: Axes, frame: pd.DataFrame, rows: Any, colors: list[str], name: s
             low, high = value - row[f"{name}_half"], value + row[f"{name}_half"]
         if math.isfinite(low) and math.isfinite(high):
             axes.plot([factor * low, factor * high], [at, at], color=color, linewidth=1.0)
-        axes.plot(factor * value, at, "o", color=color, markersize=3.4)
+        axes.plot(factor * value, at, "o", color=color, markersize=3.4, clip_on=False)

@@ -25,15 +25,16 @@ if TYPE_CHECKING:
 def qualitative(records: Records, frame: pd.DataFrame) -> pd.DataFrame:
     """A row for every trained arm.
 
-    Columns: `arm`, `label`, `inert`, `n` problems, `runs`; of the average over benchmarks, fractions: `value`, `delta`
-    to the baseline with `low`, `high` (95 %, over problems and runs), `p_holm` and `by_student`; `spread` of the final
-    accuracy, the SD over the runs of one student, pooled over students, with its 95 % interval `spread_low`,
-    `spread_high` (normal runs); and, each with a half-width over runs in a column of the same name and `_half`:
+    Columns: `arm`, `method`, `label`, `inert`, `n` problems, `runs`; of the average over benchmarks, fractions:
+    `value`, `delta` to the baseline with `low`, `high` (95 %, over problems and runs), `p_holm` and `by_student`;
+    `spread` of the final accuracy, the SD over the runs of one student, pooled over students, with its 95 % interval
+    `spread_low`, `spread_high` (normal runs); and, each with a half-width over runs in a column of the same name and
+    `_half`:
 
     `kept` (share of rollouts, mean over steps), `discarded` (share of the token KL that is not trained on, mean over
-    steps), `norm_cv` (SD over mean of the gradient norm in the second half of training), `truncated` (share of
-    rollouts, second half), `length` (mean response of the last tenth of the steps over that of the first), `generated`
-    and `trained` (tokens of a run).
+    steps; `discarded_first` and `discarded_last` over the first and last tenth of them), `norm_cv` (SD over mean of the
+    gradient norm in the second half of training), `truncated` (share of rollouts, second half), `length` (mean response
+    of the last tenth of the steps over that of the first), `generated` and `trained` (tokens of a run).
 
     Args:
         frame: `comparison(records)`.
@@ -46,6 +47,7 @@ def qualitative(records: Records, frame: pd.DataFrame) -> pd.DataFrame:
         by_run = _by_run(steps[steps["arm"] == row["arm"]])
         final = np.array(() if row["missing"] else row["per_seed"], dtype=float)
         found = {name: row[name] for name in ("arm", "label", "inert", "value", "delta", "p_holm", "baseline")}
+        found["method"] = records.manifest["arms"][row["arm"]]["method"]
         found |= {"low": row["delta_both_low"], "high": row["delta_both_high"]}
         found |= {"runs": int(row["seeds"]), "n": row["n"], "by_student": by_student(row, students)}
         found |= dict(zip(("spread", "spread_low", "spread_high"), spread(final, students), strict=True))
@@ -69,6 +71,8 @@ def _by_run(steps: pd.DataFrame) -> pd.DataFrame:
             {
                 "kept": run["kept"].mean(),
                 "discarded": run["discarded_kl"].mean(),
+                "discarded_first": run["discarded_kl"].iloc[:tenth].mean(),
+                "discarded_last": run["discarded_kl"].iloc[-tenth:].mean(),
                 "norm_cv": late["grad_norm"].std(ddof=0) / late["grad_norm"].mean(),
                 "truncated": late["truncated"].mean(),
                 "length": run["length_mean"].iloc[-tenth:].mean() / run["length_mean"].iloc[:tenth].mean(),

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from harness.audit import REGIMES, answer_formats, finding, primary, sentence
-from harness.audit.figures import KEPT_COLUMNS, beside, by_format, by_regime, by_vocabulary
+from harness.audit.figures import KEPT_COLUMNS, beside, by_discarded, by_format, by_regime, by_vocabulary
 from harness.formats import HOLE, amount, bounds, p_value, percent
 from harness.plots.style import save
 from harness.tables import markup
@@ -22,6 +22,8 @@ NAME: Final = "audit"
 QUALITATIVE: Final = {"main_table": "qualitative", "granularity": "granularity-qualitative"}
 #: Grid whose arms are drawn beside what they keep → whether the best comes first, or the grid's order counts.
 BESIDE: Final = {"scope": False, "controls": True}
+#: Grids of the sampled token whose arms leave tokens out.
+DISCARDING: Final = ("controls", "filter_fraction")
 
 
 def write(
@@ -53,6 +55,10 @@ def write(
         if grid in studies:
             arms = studies[grid]["arms"]
             figures[grid] = beside(arms, KEPT_COLUMNS, best_first), arms
+    lost = [studies[grid]["arms"].assign(grid=grid) for grid in DISCARDING if grid in studies]
+    if lost:
+        frame = pd.concat(lost, ignore_index=True)
+        figures["discarded"] = by_discarded(frame), frame
     if "formats" in measured:
         scored = answer_formats.scores(measured["formats"])
         tables["formats"] = format_table(scored)
