@@ -57,7 +57,8 @@ def write(
             figures[grid] = beside(arms, KEPT_COLUMNS, best_first), arms
     lost = [studies[grid]["arms"].assign(grid=grid) for grid in DISCARDING if grid in studies]
     if lost:
-        frame = pd.concat(lost, ignore_index=True)
+        same_runs = ["method", "value", "discarded"]  # that two grids share
+        frame = pd.concat(lost, ignore_index=True).drop_duplicates(same_runs)
         figures["discarded"] = by_discarded(frame), frame
     if "formats" in measured:
         scored = answer_formats.scores(measured["formats"])
