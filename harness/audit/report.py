@@ -18,8 +18,12 @@ from harness.tables import markup
 from harness.tables.markup import Cell, Row, Table
 
 NAME: Final = "audit"
-#: Grid with five runs of a student, from which a spread can be read → name of the table and figure of the three claims.
-QUALITATIVE: Final = {"main_table": "qualitative", "granularity": "granularity-qualitative"}
+#: Grid that the three claims are read from → name of their table and figure.
+QUALITATIVE: Final = {
+    "main_table": "qualitative",
+    "granularity": "granularity-qualitative",
+    "weight_form": "weight_form-qualitative",
+}
 #: Grid whose arms are drawn beside what they keep → whether the best comes first, or the grid's order counts.
 BESIDE: Final = {"scope": False, "controls": True}
 #: Grids of the sampled token whose arms leave tokens out.
