@@ -74,6 +74,16 @@ def test_readme_shows_the_committed_tables():
         assert text.strip() == (ROOT / path).read_text().strip()
 
 
+def test_intervals_in_the_reports_are_those_of_the_tables():
+    tables = "\n".join(path.read_text() for path in (RESULTS / "tables").rglob("*.md"))
+    for page in (ROOT / "README.md", RESULTS / "README.md"):
+        said = re.findall(r"([−+]?\d+\.\d+) (\[[−+]?\d+\.\d+, [−+]?\d+\.\d+\])", page.read_text().replace("\n", " "))
+        assert len(said) > 20 or page.parent == ROOT
+        for value, interval in said:
+            beside = re.escape(value) + r"[^\d\n]{1,20}" + re.escape(interval)  # markup, or a cell's border
+            assert re.search(beside, tables), f"{page.relative_to(ROOT)}: {value} {interval}"
+
+
 def test_full_scale_costs_are_those_of_the_dry_runs():
     page = (RESULTS / "FULL_SCALE.md").read_text()
     rows = {
