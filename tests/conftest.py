@@ -8,6 +8,8 @@ from hypothesis import settings
 
 import trainer  # noqa: F401  # first: it makes the arithmetic reproducible before torch multiplies anything
 
+os.environ.pop("COLUMNS", None)  # pytest-xdist gives its workers one, which commands would print to
+
 settings.register_profile("untimed", deadline=None)  # no test depends on time
 settings.load_profile("untimed")
 

@@ -24,7 +24,7 @@ from harness.errors import UserError
 from harness.evaluation import toy_plan
 from harness.records import load
 from harness.runs.cell import Cell, is_done
-from harness.runs.execution import Outcome, fail, local, planned, run_cells, shard, work
+from harness.runs.execution import Outcome, _start, fail, local, planned, run_cells, shard, work
 from harness.runs.monitor import duration, status_table
 from harness.runs.states import (
     CellState,
@@ -570,3 +570,17 @@ def test_nothing_finished_is_nothing_to_report(tmp_path: Path, capsys: pytest.Ca
     assert out.count("no/file.jsonl does not exist: name a JSONL file of prompts") == 1
     assert "shard 2/2 has 1 failed cell; 4 cells of other shards are missing" in out
     assert not (tmp_path / "runs" / "report").exists()
+
+
+def test_ctrl_c_while_a_worker_is_started_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "multiprocessing.context.SpawnProcess.start", lambda process: os.kill(os.getpid(), signal.SIGINT)
+    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a runner in the background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _start()
+            time.sleep(30)  # in case that it is yet to arrive
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -21,7 +21,9 @@ GRID = Path(__file__).parent / "mini_grid.py"
 
 
 def start(folder: Path, *more: str) -> subprocess.Popen[str]:
-    code = "import sys; from harness.cli import main; sys.exit(main(sys.argv[1:]))"
+    # where the tests run in the background Ctrl-C is ignored, which a child would inherit
+    hears = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{hears}; from harness.cli import main; sys.exit(main(sys.argv[1:]))"
     words = ["ablate", str(GRID), "--runs", str(folder), "--jobs", "2", *more]
     return subprocess.Popen(
         [sys.executable, "-c", code, *words],

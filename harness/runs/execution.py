@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -218,18 +219,21 @@ def _start() -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, os.getpid()))  # not a daemon: those may start no judges
-    # Workers are born deaf to Ctrl-C, which is the parent's to handle: it reaches the whole process group.
-    hear = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Workers are born deaf to Ctrl-C, which is the parent's to handle: it reaches the whole process group. Blocked, one
+    # that comes meanwhile is not lost. The tracker unblocks it as it starts: hence it goes first.
+    resource_tracker.ensure_running()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
     finally:
-        signal.signal(signal.SIGINT, hear)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     theirs.close()
     return _Worker(process, ours)
 
 
 def _serve(pipe: Connection, parent: int) -> None:
     """What a worker does: a cell at a time, until the pipe is closed or its parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what it starts is to be deaf, too
     import torch
 
     from harness.runs.cell_process import work_in
