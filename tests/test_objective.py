@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -249,6 +249,7 @@ def test_dead_positions_may_hold_anything(rubbish: float) -> None:
 
 
 @given(**WORLD, name=st.sampled_from(["opd", "fire", "eopd", "full-jsd", "tip", "scope-routing"]))
+@example(seed=758, rows=6, tokens=1, name="opd")  # parts of 0.66 that sum to -0.04
 @settings(deadline=None, max_examples=40)
 def test_parts_sum_to_the_whole_however_rows_are_named(seed: int, rows: int, tokens: int, name: str) -> None:
     world, objective = random_world(seed, rows, tokens, vocab=20), METHODS[name]
@@ -259,13 +260,14 @@ def test_parts_sum_to_the_whole_however_rows_are_named(seed: int, rows: int, tok
         whole = objective.loss(plan, world.tokens(world.hidden, world.head, everything)).item()
         for split in (order.split(1), order.split(2), [order[:1], order[1:]]):
             parts = [objective.loss(plan, world.tokens(world.hidden, world.head, r), rows=r).item() for r in split]
-            assert math.fsum(parts) == pytest.approx(whole, rel=1e-5, abs=1e-6)
+            # fp32 rounds each part by its own size, not by that of a sum in which parts cancel
+            assert math.fsum(parts) == pytest.approx(whole, abs=1e-6 + 1e-5 * math.fsum(map(abs, parts)))
         picked = everything % 2 == 0  # a boolean selector is as good as indices
         by_mask = [
             objective.loss(plan, world.tokens(world.hidden, world.head, everything[m]), rows=m).item()
             for m in (picked, ~picked)
         ]
-        assert math.fsum(by_mask) == pytest.approx(whole, rel=1e-5, abs=1e-6)
+        assert math.fsum(by_mask) == pytest.approx(whole, abs=1e-6 + 1e-5 * math.fsum(map(abs, by_mask)))
 
 
 def test_a_divergence_through_the_log_probs_only_path_says_what_is_missing() -> None:
